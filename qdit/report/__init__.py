@@ -1,1 +1,1 @@
-"""Tables, figures, claims, votes and pages, made from result files alone. Nothing here imports torch."""
+"""Make tables, figures, verdicts on claims, votes and pages from result files only. Nothing here imports torch."""

@@ -1,1 +1,1 @@
-"""The plan of the workflow: profiles, commands of the jobs, cost, and needed files."""
+"""Plan the workflow of a profile: its runs, the commands of its jobs, its cost, and the files that it needs."""

@@ -1,4 +1,4 @@
-"""The rows of a table as `qdit bench block` times them: label, bits, method and options."""
+"""List the rows of a table that `qdit bench block` times: label, bits, method and options."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,12 @@ from qdit.workflow.profile import Profile, is_full, runs_of
 
 
 def block_rows(profile: Profile, table: str, bits: Sequence[str] = ()) -> list[Row]:
-    """Each label of a table at each of its bits, once.
+    """Return each label of a table at each of its bits, once; with `bits`, only rows at these bits.
 
-    Full precision is measured beside every row, so it is not listed. `bits` limits the rows to some of the bits; empty:
-    all of them.
+    Full precision is measured beside every row, so it is not listed. `why` of a row is the reason why it is not timed.
 
     Raises ConfigError for a table that does not exist, and for a profile that is not a miniature: `qdit bench block`
-    enlarges the sites of a small model.
+    enlarges the layers of a small model to those of DiT-XL/2.
     """
     if table not in profile["tables"]:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""Number of noisy samples in each calibration set. The profile gives it for each kind, or a method's entry gives it.
+"""Compute the number of noisy samples in each calibration set, from the profile or from a method's entry.
 
-An entry can give the number of samples at each step (`calibration: {per-step: 256}`). Such a set has a kind of its own,
-`per-step-256`. All entries with the same number share this set.
+An entry of `methods` can give the number of samples at each step (`calibration: {per-step: 256}`). Such a set has a
+kind of its own, `per-step-256`. All entries with the same number share this set.
 """
 
 import re
@@ -17,10 +17,10 @@ COUNTED = r"per-step-\d+"
 
 
 def chosen_kind(profile: Profile, setting: str, label: str, kind: str) -> str:
-    """Kind of calibration data that replaces `kind` for the method of a label.
+    """Return the kind of calibration data that a label uses in place of `kind`; `kind` itself without a replacement.
 
-    Numbers of an entry hold for methods of images. All methods of clips share the `calibration` of the profile's
-    `video`.
+    A number of samples in an entry of `methods` holds for images only. All methods of clips share the `calibration` of
+    the profile's `video`.
     """
     other = profile["methods"][label].get("calibration", {}).get(kind, kind)
     if isinstance(other, str):
@@ -38,10 +38,11 @@ def split_kind(kind: str) -> tuple[str, int | None]:
 
 
 def samples_of(profile: Profile, setting: str, kind: str) -> int:
-    """Value of `qdit calibrate --samples`: the number of noisy samples. Unconditional copies do not count.
+    """Return the value of `qdit calibrate --samples`: the number of noisy samples, without their unconditional copies.
 
-    A kind can contain a number of rows per step, as `per-step-256` does. These 256 rows include the copies. The value
-    is then the number of noisy samples at all steps together.
+    An unconditional copy is the same sample without its label. A kind can contain a number of rows per step, as
+    `per-step-256` does. These 256 rows include the copies. The returned value is then the number of noisy samples at
+    all steps together.
     """
     name, at_step = split_kind(kind)
     if at_step is None:
@@ -51,13 +52,13 @@ def samples_of(profile: Profile, setting: str, kind: str) -> int:
 
 
 def copies(profile: Profile, setting: str, kind: str) -> int:
-    """Rows of a set for each noisy sample: 2 if an unconditional copy follows it, else 1."""
+    """Return 2 if a copy without label follows each noisy sample in the calibration set (for guidance), else 1."""
     guided = branches_of(profile["settings"][setting]) == 2
     return 2 if guided and kind not in ("trajectory", "regression") else 1
 
 
 def rows_of(profile: Profile, setting: str, kind: str) -> int:
-    """Number of rows in a set of calibration data, with unconditional copies."""
+    """Return the number of rows in a calibration set, with unconditional copies."""
     name, _ = split_kind(kind)
     steps = profile["settings"][setting]["steps"] if name == "regression" else 1
     return samples_of(profile, setting, kind) * steps * copies(profile, setting, name)

@@ -1,4 +1,4 @@
-"""Words of a command line, quoted for a shell."""
+"""Join and quote the words of a command line."""
 
 import shlex
 from collections.abc import Mapping
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def flags(values: Mapping[str, Any]) -> list[str]:
-    """Command-line words from a mapping of flags to values."""
+    """Turn {flag: value} into the words of a command line."""
     return [str(word) for pair in values.items() for word in pair]
 
 
 def command(*words: object) -> str:
-    """Join words to a shell command."""
+    """Join words to one line for a shell; each word is quoted if necessary."""
     return shlex.join(map(str, words))
 
 
 def shown(command: str) -> str:
-    """Text of a command as a user types it."""
+    """Write a command as a user types it."""
     return f"qdit {command}"

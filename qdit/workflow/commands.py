@@ -1,4 +1,4 @@
-"""The commands of the workflow's jobs. The rules run them and `qdit explain` shows them, so each is built here once.
+"""Build the commands of the workflow's jobs. The rules run them and `qdit explain` shows them.
 
 Each method returns the words after `qdit` as text for a shell. A rule puts `qdit` before them, and the log file after
 them.
@@ -24,14 +24,14 @@ from qdit.workflow.searches import SearchRun, needs_calibration
 
 @dataclass(frozen=True)
 class Commands(JudgeCommands, PipelineCommands):
-    """Files and commands of a profile."""
+    """Builds the commands of all jobs of a profile, and names their files."""
 
     # Flags
 
     def protocol(self, setting: str, *, decoded: bool = True, replicate: int = 0) -> list[str]:
-        """Flags of the protocol of a setting. Without `decoded` only the flags that decide its latents.
+        """Return the flags that decide the samples of a setting; without `decoded` only those that decide the latents.
 
-        The seed is that of a replicate's calibration data; images have the seed of replicate 0.
+        The seed is that of the replicate's calibration data. Images have the seed of replicate 0.
         """
         seeded = {**self.profile, "seed": replicate_seed(self.profile["seed"], replicate)}
         words = profiles.protocol_flags(seeded, setting, decoded=decoded)
@@ -39,41 +39,41 @@ class Commands(JudgeCommands, PipelineCommands):
         return flags({flag: self.file(value) if flag == "--vae" else value for flag, value in pairs})
 
     def sha256(self, path: str) -> list[str]:
-        """Flag with the digest that a downloaded file must have, if the profile gives the digest."""
+        """Return the flag with the sha256 that a downloaded file must have; none if the profile does not give it."""
         digest = self.profile.get("files", {}).get(path, {}).get("sha256")
         return ["--sha256", digest] if digest else []
 
     def extractor(self, setting: str) -> dict[str, Any]:
-        """Flags of the network whose features score a setting's images."""
+        """Return the flags of the extractor: the network whose features score a setting's images."""
         name = self.model(setting)["extractor"]
         return {"--extractor": name, "--extractor-weights": self.extractor_weights(name)}
 
     def text(self, setting: str) -> list[str]:
-        """Flag of the text embeddings, if the setting reads them."""
+        """Return the flag of the text embeddings; none if the setting reads no embeddings."""
         path = self.text_file(setting)
         return [] if path is None else ["--text-embeddings", str(path)]
 
     def labels(self, setting: str) -> list[str]:
-        """Flag of the classes of a setting's images, if they are not random."""
+        """Return the flag that says which classes a setting's images have; none if they are random."""
         rule = self.profile["settings"][setting].get("labels", "random")
         return [] if rule == "random" else ["--labels", rule]
 
     def names(self, run: Run) -> list[str]:
-        """Flags with the names of a run for its metrics.json."""
+        """Return the flags with setting, model, form, label and replicate, which metrics.json records."""
         named = {"--setting": run.setting, "--model": self.model_name(run.setting)}
         return flags(named | {"--form": run.form, "--label": run.label} | numbered(run))
 
     # Commands
 
     def import_weights(self, model: str, form: str) -> str:
-        """Official weights → the suite's format."""
+        """Return the command that converts official weights to our format."""
         entry = self.profile["models"][model]
         source, shape = entry["forms"][form], json.dumps(entry.get("shape", {}), sort_keys=True)
         options = [*profiles.family_of(entry).import_flags, "--shape", shape, *self.sha256(source)]
         return command("import-weights", self.file(source), self.model_weights(model, form), *options)
 
     def reference(self, extractor: str, reference: str) -> str:
-        """Real images, or the statistics of a batch of them → a reference file."""
+        """Return the command that makes a reference file from real images, or from ready statistics of real images."""
         path = self.results / "reference" / extractor / f"{reference}.npz"
         batch = self.profile.get("references", {}).get(reference)
         extractor_flags = {"--extractor": extractor, "--extractor-weights": self.extractor_weights(extractor)}
@@ -86,13 +86,13 @@ class Commands(JudgeCommands, PipelineCommands):
         )
 
     def embed(self, model: str) -> str:
-        """Prompts → text embeddings of a model."""
+        """Return the command that computes a model's text embeddings of the prompts."""
         encoder = self.file(self.profile["models"][model]["text_encoder"])
         path = self.results / profiles.embeddings_path(model)
         return command("video", "embed", self.file(self.profile["video"]["suite"]), path, "--encoder", encoder)
 
     def calibrate(self, setting: str, form: str, kind: str, replicate: int = 0) -> str:
-        """Weights → calibration data of a replicate."""
+        """Return the command that makes the calibration data of a replicate."""
         path, (name, _) = self.calibration_file(setting, form, kind, replicate), split_kind(kind)
         if self.family(setting) is PIPELINES:
             return self.calibrate_pipeline(self.weights(setting, form), path, setting, kind, replicate)
@@ -101,7 +101,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command("calibrate", self.weights(setting, form), path, *options)
 
     def search(self, search: SearchRun) -> str:
-        """Weights → allocation."""
+        """Return the command that searches an allocation: one group size for each layer."""
         entry, shared = self.profile["searches"][search.search], self.profile["allocation"]
         values = {
             "--bits": search.bits,
@@ -125,7 +125,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command("search", self.weights(search.setting, search.form), self.search_file(search), *options)
 
     def quantize(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
-        """Weights → checkpoint. The command gets these files of calibration data by kind."""
+        """Return the command that quantizes weights to a checkpoint. `calibration` is kind → file."""
         entry = self.profile["methods"][run.label]
         if run.mode == TOOL:
             return self.quantize_by_tool(run, calibration)
@@ -152,11 +152,11 @@ class Commands(JudgeCommands, PipelineCommands):
         )
 
     def tools_python(self) -> Path:
-        """Python of the environment of the tools."""
+        """Python interpreter of the environment in which the tools are installed."""
         return self.results / "envs" / "tools" / "bin" / "python"
 
     def quantize_by_tool(self, run: Run, calibration: Mapping[str, str | Path]) -> str:
-        """Weights → a tool's quantized transformer."""
+        """Return the command in which a tool quantizes the weights."""
         values = {"--tool": self.profile["methods"][run.label]["tool"], "--bits": run.bits}
         options = flags(values | {"--python": self.tools_python()})
         for path in calibration.values():
@@ -168,7 +168,7 @@ class Commands(JudgeCommands, PipelineCommands):
         )
 
     def import_samples(self, run: Run) -> str:
-        """Images of another program → samples, and their features."""
+        """Return the command that imports images of another program as samples, and computes their features."""
         counts = profiles.sampled(self.profile, run.setting, run.form)
         source = self.file(self.profile["methods"][run.label]["images"][run.bits])
         values: dict[str, Any] = {"--chunk": counts["chunk"]}
@@ -181,7 +181,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command("import-samples", source, self.samples(run), *flags(values))
 
     def speed(self, run: Run) -> str:
-        """Checkpoint → speed.json, the measured speed and memory of its network."""
+        """Return the command that measures speed and memory of a checkpoint's network and writes speed.json."""
         full = self.checkpoint(profiles.full_precision_run(self.profile, run))
         chunk = profiles.sampled(self.profile, run.setting, run.form)["chunk"]
         options = flags({"--full-precision": full, "--chunk": chunk, "--python": self.tools_python()})
@@ -189,7 +189,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command("tools", "speed", self.checkpoint(run), self.folder(run) / "speed.json", *options)
 
     def sample(self, run: Run, shard: int) -> str:
-        """Checkpoint → samples of a shard, and for images also their features."""
+        """Return the command that samples one shard from a checkpoint; for images it also computes the features."""
         if run.mode == IMPORTED:
             return self.import_samples(run)
         counts = profiles.sampled(self.profile, run.setting, run.form)
@@ -211,7 +211,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command(*words, self.checkpoint(run), self.samples(run), *options, "--record-failure")
 
     def evaluate(self, run: Run) -> str:
-        """Samples → metrics.json.
+        """Return the command that computes metrics.json from samples.
 
         Images are scored by their features, clips by instruments or from VBench's results.
         """
@@ -229,7 +229,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return command(*words, self.samples(run), self.folder(run) / "metrics.json", *options)
 
     def scored_images(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Words and flags of the command that scores images."""
+        """Return the words and flags of the command that scores images."""
         values = {
             "--reference-file": self.reference_file(run.setting),
             "--reference-name": self.model(run.setting)["reference"],
@@ -240,7 +240,7 @@ class Commands(JudgeCommands, PipelineCommands):
         return ("evaluate",), values | self.extractor(run.setting)
 
     def scored_clips(self, run: Run) -> tuple[tuple[str, ...], dict[str, Any]]:
-        """Words and flags of the command that scores clips."""
+        """Return the words and flags of the command that scores clips."""
         video, model = self.profile["video"], self.model(run.setting)
         values = {"--suite": self.file(video["suite"]), "--samples": video["clips"]}
         if "instruments" in model:
@@ -250,10 +250,10 @@ class Commands(JudgeCommands, PipelineCommands):
         return ("vbench", "score"), values | {"--count": profiles.clips_of(self.profile)}
 
     def table(self, name: str) -> str:
-        """Metrics → a table."""
+        """Return the command that makes a table from the metrics of its runs."""
         return command("table", name, "--profile", self.results / "profile.json", "--results", self.results)
 
 
 def numbered(run: Run) -> dict[str, Any]:
-    """Flag with the number of a replicate; none for replicate 0."""
+    """Return the flag with the number of a replicate; none for replicate 0."""
     return {"--replicate": run.replicate} if run.replicate else {}

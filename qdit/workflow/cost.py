@@ -1,4 +1,4 @@
-"""The estimated cost of a profile before it runs: jobs, GPU-hours, wall time on n GPUs, disk and peak memory.
+"""Estimate the cost of a profile before it runs: jobs, GPU-hours, wall time on n GPUs, disk and peak memory.
 
 An evaluation is one call of the network (`qdit.workflow.cost_models` counts its operations). g is 2 under guidance and
 1 without it. S is the number of steps. The numbers of evaluations are:
@@ -10,11 +10,10 @@ An evaluation is one call of the network (`qdit.workflow.cost_models` counts its
     search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
 
 Seconds are operations divided by the speed of one GPU. The speed is given by the caller, measured from finished jobs,
-or computed from data sheets (`qdit.workflow.cost_speeds`). Evaluation has its own core-seconds
-(`qdit.workflow.cost_evaluating`). LPIPS and judges have lines of their own (`qdit.workflow.cost_judges`), outside the
-sums. The estimate leaves out the VAE, Inception, the text encoder, rendering, and the loading of files. They need no
-GPU or take a few percent. It also leaves out VBench, because we could not measure its
-networks.
+or computed from data sheets (`qdit.workflow.cost_speeds`). The evaluation of samples needs CPUs and is counted
+separately (`qdit.workflow.cost_evaluating`). LPIPS and judges have separate lines (`qdit.workflow.cost_judges`) and are
+not in the sums. The estimate leaves out the VAE, Inception, the text encoder, rendering, and the loading of files. They
+need no GPU or take a few percent. It also leaves out VBench, because we could not measure its networks.
 """
 
 from collections import Counter, defaultdict
@@ -54,9 +53,10 @@ ASSUMED = 50e12
 
 @dataclass(frozen=True)
 class Speed:
-    """Floating-point operations per second that one GPU sustains on the network, and the origin of this number.
+    """The speed of one GPU on the network in floating-point operations per second, and where this number comes from.
 
-    `float32` is the speed of quantization. Without it, quantization has the speed `flops` too.
+    `flops` is the speed of sampling. Quantization has the speed `float32`, or `tf32` if it learns with TensorFloat-32;
+    it has the speed `flops` if these are None.
     """
 
     flops: float
@@ -65,31 +65,31 @@ class Speed:
     tf32: float | None = None
 
     def quantizing(self, matmul: str = "float32") -> float:
-        """Operations per second of quantization whose learning multiplies in this arithmetic."""
+        """Return the operations per second of a quantization; `matmul` is the arithmetic of its products."""
         return (self.tf32 if matmul == "tf32" else None) or self.float32 or self.flops
 
     @property
     def text(self) -> str:
-        """All speeds in words."""
+        """Text with all speeds, in TFLOP/s."""
         both = f", {self.float32 / 1e12:.3g} in float32" if self.float32 else ""
         both += f", {self.tf32 / 1e12:.3g} in TensorFloat-32" if self.tf32 else ""
         return f"{self.flops / 1e12:.3g} TFLOP/s per GPU{both}"
 
 
 def card_speed(name: str) -> Speed:
-    """Speed of a card by its data sheet."""
+    """Return the speed of a GPU by its data sheet."""
     card = CARDS[name]
     return Speed(card.half, f"{name}, not measured: {card.source}", card.float32, card.tf32)
 
 
 def evaluations(profile: Profile, setting: str, images: int) -> int:
-    """Number of network evaluations that sample `images` images or clips."""
+    """Return the number of network evaluations that sample `images` images or clips, in all steps and branches."""
     entry = profile["settings"][setting]
     return int(images * entry["steps"] * branches_of(entry))
 
 
 def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> int:
-    """Network evaluations of a quantization. Passes of single blocks are added up to whole passes."""
+    """Return the work of a quantization in network evaluations; passes of single blocks are added up to whole ones."""
     entry = profile["methods"][run.label]
     passes = 3 * sum(rows_of(profile, run.setting, kind) for kind in kinds)
     if not run_learns(profile, run):
@@ -101,12 +101,15 @@ def quantize_evaluations(profile: Profile, run: Run, kinds: Iterable[str]) -> in
 
 
 def matmul_of(profile: Profile, label: str) -> str:
-    """Arithmetic of matrix products while a label's rounding is learned: `float32` or `tf32`."""
+    """Return the arithmetic of matrix products while a label learns its rounding: `float32` or `tf32`."""
     return str(profile["methods"][label].get("options", {}).get("matmul", "float32"))
 
 
 def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
-    """Network evaluations of a search. For racing this is an upper bound, because racing drops genomes early."""
+    """Return the number of network evaluations of a search.
+
+    For racing it is an upper bound, because racing drops genomes before they have all images.
+    """
     search, shared = profile["searches"][search_run.search], profile["allocation"]
     options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
     if search["kind"] == "ilp":
@@ -125,7 +128,7 @@ def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
 
 
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
-    """Jobs of the default tables that run a network. Each job occurs once."""
+    """Return the jobs of the default tables that run a network, each once."""
     jobs: dict[str, Job] = {}
     for run in with_replicates(profile, profiles.all_runs(profile)):
         for job in run_jobs(profile, run, speed):
@@ -134,7 +137,7 @@ def jobs_of(profile: Profile, speed: Speed) -> list[Job]:
 
 
 def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
-    """Jobs of one run: calibration, search, quantization and sampling."""
+    """Yield the jobs of one run: calibration, search, quantization and sampling."""
     entry, sampling = profile["methods"][run.label], profiles.sampled(profile, run.setting, run.form)
     kinds = calibration_kinds(profile, run)
     cost = network_of(profile, run.setting).flops / speed.flops
@@ -161,7 +164,7 @@ def run_jobs(profile: Profile, run: Run, speed: Speed) -> Iterator[Job]:
 
 
 def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed) -> Iterator[Job]:
-    """Jobs of a search, and of the calibration data that it uses."""
+    """Yield the job of a search, and the job of the calibration data that it uses."""
     cost = network_of(profile, search_run.setting).flops / speed.flops
     needs: tuple[str, ...] = ()
     if needs_calibration(profile["searches"][search_run.search]):
@@ -171,7 +174,7 @@ def search_jobs(profile: Profile, search_run: SearchRun, name: str, speed: Speed
 
 
 def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: float) -> Job:
-    """One set of calibration data."""
+    """Return the job that makes one calibration set; `cost` is the seconds of one network evaluation."""
     samples, (counted, _) = samples_of(profile, setting, kind), split_kind(kind)
     guided, frames = branches_of(profile["settings"][setting]), frames_of(profile["settings"][setting])
     count = samples * guided if counted == "per-step" else evaluations(profile, setting, samples)
@@ -179,7 +182,7 @@ def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: 
 
 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
-    """Speed measured from the times of finished jobs in a results folder. None if no samples were made.
+    """Compute the speed from the times of finished jobs in a results folder. None if no sampling job is finished.
 
     Sampling jobs give the speed of sampling. Quantizations that learn rounding give the speed in float32 or in
     TensorFloat-32.
@@ -209,7 +212,7 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
 
 
 def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
-    """Speed for the estimate.
+    """Return the speed for the estimate.
 
     It is `tflops` if that is given, else the speed of finished jobs, else that of a card or an assumption.
     """
@@ -223,7 +226,7 @@ def speed_of(profile: Profile, results: Path, tflops: float | None) -> Speed:
 
 
 def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str, float]:
-    """Bytes of the files that runs leave on disk, by default those of the default tables.
+    """Return kind of file → bytes that runs leave on disk; by default the runs of the default tables.
 
     Samples, features, checkpoints and calibration data are counted. VBench reads clips as lossless MP4 files. They are
     counted like uncompressed clips, but most are smaller.
@@ -248,7 +251,7 @@ def disk_bytes(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str,
 
 
 def checkpoint_bytes(network: Network, run: Run) -> float:
-    """Bytes of a run's checkpoint."""
+    """Return the estimated bytes of a run's checkpoint."""
     bits, _ = split_bits(run.bits)
     if network.shape is not None:
         return network.shape.checkpoint_bytes(bits)
@@ -256,13 +259,13 @@ def checkpoint_bytes(network: Network, run: Run) -> float:
 
 
 def scored_by_vbench(profile: Profile, run: Run) -> bool:
-    """Whether VBench scores a run: its samples are clips, and its model has no instruments."""
+    """Return whether VBench scores a run: its samples are clips, and its model has no instruments of mini-VBench."""
     model = profile["models"][profile["settings"][run.setting]["model"]]
     return profiles.family_of(model) is CLIPS and "instruments" not in model
 
 
 def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str:
-    """The estimate as text, for `qdit doctor`."""
+    """Write the estimate as text, for `qdit doctor`."""
     jobs = jobs_of(profile, speed)
     counts, seconds = Counter(job.rule for job in jobs), defaultdict[str, float](float)
     for job in jobs:
@@ -290,12 +293,12 @@ def cost_text(profile: Profile, speed: Speed, gpus: Iterable[int] = GPUS) -> str
 
 
 def is_decoded(model: Mapping[str, Any]) -> bool:
-    """Whether a model's images come out of a VAE and are scored by Inception's features."""
+    """Return whether a model's images come out of a VAE; then Inception's features score them."""
     return "vae" in model or "pipeline" in model
 
 
 def evaluating_lines(profile: Profile) -> list[str]:
-    """The line about evaluating images by Inception's features, which needs CPUs; none without such runs."""
+    """Write the line about the evaluation of images by Inception's features, which needs CPUs; [] without such runs."""
     seconds = []
     for run in with_replicates(profile, profiles.all_runs(profile)):
         model = profile["models"][profile["settings"][run.setting]["model"]]
@@ -306,7 +309,7 @@ def evaluating_lines(profile: Profile) -> list[str]:
 
 
 def vbench_lines(profile: Profile) -> list[str]:
-    """Lines about the jobs of VBench, whose time is unknown. None if VBench scores no run."""
+    """Write the lines about the jobs of VBench, whose time is unknown; [] if VBench scores no run."""
     runs = [run for run in profiles.all_runs(profile) if scored_by_vbench(profile, run)]
     if not runs:
         return []

@@ -1,8 +1,9 @@
-"""Core-seconds of evaluating a run of images: Fréchet distances and their resamples, by operations.
+"""Estimate the core-seconds that the evaluation of a run of images takes: Fréchet distances and their resamples.
 
-Constants were measured with OpenBLAS on one core of an AMD EPYC with AVX-512 at 2,048 features, in units of d³
-operations at `SPEED`: eigenvectors 9, eigenvalues 4, singular values 15. Products in float32 are twice as fast.
-Inception scores and reading are not counted. `qdit.metrics.resampled_frechet` says which method a size has.
+Operations are counted and divided by `SPEED`. The constants were measured with OpenBLAS on one core of an AMD EPYC with
+AVX-512 at d = 2,048 features, in units of d³ operations: eigenvectors 9, eigenvalues 4, singular values 15. Products in
+float32 are twice as fast. Inception scores and reading are not counted. `qdit.metrics.resampled_frechet` says which
+method is used for which number of images and features.
 """
 
 from qdit.metrics.resampled_expansion import LEADING, SECOND_ORDER_PAIRED
@@ -25,13 +26,16 @@ EIGENVECTORS, EIGENVALUES, SINGULAR_VALUES, CHOLESKY = 9, 4, 15, 1 / 3
 
 
 def evaluating_seconds(images: int, resamples: int, *, pool: int = POOL, spatial: int = SPATIAL) -> float:
-    """Core-seconds for FID, sFID and FD-FP of a run with their resamples."""
+    """Return the core-seconds for FID, sFID and FD-FP of a run with their resamples."""
     reference = sum(distance_operations(images, features, resamples, paired=False) for features in (pool, spatial))
     return (reference + distance_operations(images, pool, resamples, paired=True)) / SPEED
 
 
 def distance_operations(images: int, features: int, resamples: int, *, paired: bool) -> float:
-    """Operations of one distance and its resamples, to fixed moments or to resamples of full precision."""
+    """Return the operations of one Fréchet distance and all its resamples.
+
+    `paired` (FD-FP): each resample also resamples the full-precision images. Else the reference statistics are fixed.
+    """
     cube, covariance = float(features) ** 3, float(images) * features**2
     once = (2 * CHOLESKY + 2 + SINGULAR_VALUES) * cube + covariance
     kept, sides = DISTINCT * images, 2 if paired else 1
@@ -56,7 +60,7 @@ def distance_operations(images: int, features: int, resamples: int, *, paired: b
 
 
 def evaluating_line(jobs: int, seconds: float) -> list[str]:
-    """The line of `qdit doctor` about `jobs` evaluations that take `seconds` of one core together."""
+    """Write the line of `qdit doctor` about `jobs` evaluations that take `seconds` of one core together."""
     if not jobs:
         return []
     return [f"  evaluate   {jobs:>6} jobs {seconds / 3600:>10.1f} core-hours (of CPUs), peak {PEAK_BYTES / 1e9:.1f} GB"]

@@ -1,4 +1,4 @@
-"""A figure of the estimated wall time of a profile over the number of GPUs."""
+"""Draw the estimated wall time of a profile against the number of GPUs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 def draw(profile: Profile, speed: Speed, path: Path) -> None:
-    """Write the figure as SVG: hours, and the fraction of GPU time that is used. Equal input gives equal bytes."""
+    """Write the figure as SVG: hours, and the used share of GPU time. Equal input gives equal bytes."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -43,7 +43,7 @@ def draw(profile: Profile, speed: Speed, path: Path) -> None:
 
 
 def chain(jobs: list[Job]) -> str:
-    """The rules of the longest chain of jobs, in order."""
+    """Write the rules and hours of the longest chain of jobs that wait for each other, in order."""
     known, paths = {job.name: job for job in jobs}, critical_paths(jobs)
     now = max(paths, key=paths.__getitem__, default=None)
     rules = []

@@ -1,7 +1,8 @@
-"""GPU-seconds of networks that look at each image: LPIPS, and the judges of a profile.
+"""Estimate the GPU work of networks that look at each image: LPIPS, and the judges of a profile.
 
-Each network is built without values in its published shape. torch counts the products, convolutions and attention of
-one forward pass. They compute in float32. Reading and scaling of images on the CPU is not counted.
+Each network is built without weights in its published shape. torch counts the operations of matrix products,
+convolutions and attention in one forward pass. The networks compute in float32. Reading and scaling of images on the
+CPU is not counted.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,7 @@ BLIP_IMAGE, BLIP_TEXT = (1024, 16, 197, 24), ((30_524, 512, 768), 12, 3072)
 
 @cache
 def judge_flops(judge: str) -> float:
-    """Operations of a judge for one image and its prompt, of full length."""
+    """Return the floating-point operations of a judge for one image and a prompt of the full length."""
     import torch
 
     with torch.device("meta"):
@@ -34,7 +35,7 @@ def judge_flops(judge: str) -> float:
 
 
 def clip_shape() -> tuple[Any, tuple[Any, ...]]:
-    """CLIP and its inputs."""
+    """Build CLIP without weights, and inputs of zeros in the right shapes, to count operations."""
     import torch
 
     from qdit.metrics.judge_clip import Clip, ImageHalf, TextHalf
@@ -45,7 +46,7 @@ def clip_shape() -> tuple[Any, tuple[Any, ...]]:
 
 
 def dino_shape() -> tuple[Any, tuple[Any, ...]]:
-    """DINOv2 and its inputs."""
+    """Build DINOv2 without weights, and inputs of zeros in the right shapes, to count operations."""
     import torch
 
     from qdit.metrics.judge_dino import SIDE, Dino
@@ -54,7 +55,7 @@ def dino_shape() -> tuple[Any, tuple[Any, ...]]:
 
 
 def reward_shape() -> tuple[Any, tuple[Any, ...]]:
-    """ImageReward and its inputs."""
+    """Build ImageReward without weights, and inputs of zeros in the right shapes, to count operations."""
     import torch
 
     from qdit.metrics.judge_reward import TOKENS, ImageHalf, Reward
@@ -74,7 +75,7 @@ SHAPES: dict[str, Callable[[], tuple[Any, tuple[Any, ...]]]] = {
 
 @cache
 def lpips_flops(network: str, side: int) -> float:
-    """Operations of LPIPS for a pair of square images."""
+    """Return the floating-point operations of LPIPS for one pair of square images with `side` pixels."""
     import torch
 
     from qdit.metrics.perceptual import Lpips
@@ -85,7 +86,7 @@ def lpips_flops(network: str, side: int) -> float:
 
 
 def counted(network: Any, *arguments: Any) -> float:
-    """Operations of a forward pass."""
+    """Return the floating-point operations of one forward pass, counted by torch."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -95,7 +96,7 @@ def counted(network: Any, *arguments: Any) -> float:
 
 
 def looking_flops(profile: Profile) -> dict[str, tuple[int, float]]:
-    """`LPIPS` or the name of a judge → number of jobs and operations, for the runs of images of the default tables."""
+    """Return `LPIPS` or judge → (number of jobs, operations of all jobs), for the images of the default tables."""
     looks: dict[str, tuple[int, float]] = {}
 
     def add(name: str, flops: float) -> None:
@@ -115,7 +116,7 @@ def looking_flops(profile: Profile) -> dict[str, tuple[int, float]]:
 
 
 def looking_lines(profile: Profile, flops_per_second: float) -> list[str]:
-    """Lines of `qdit doctor` about LPIPS and judges, at a speed in float32; none if the profile has neither."""
+    """Write the lines of `qdit doctor` about LPIPS and judges; [] if the profile has neither."""
     lines = [
         f"  {name:<12} {jobs:>4} jobs {flops / flops_per_second / 3600:>10.1f} GPU-hours besides, in float32"
         for name, (jobs, flops) in looking_flops(profile).items()

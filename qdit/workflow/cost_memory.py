@@ -1,8 +1,8 @@
-"""Peak memory of the jobs of a profile: bytes of live tensors on a GPU, and of pinned memory of the host.
+"""Estimate the peak memory of the jobs of a profile: bytes of live tensors on a GPU, and pinned memory of the host.
 
-X is the size of one sample's tokens in float32, P that of its attention probabilities. The numbers below count how many
-of them are alive at the peak; tests/workflow/test_cost_memory.py compares them with a census of the real code on the
-shapes of DiT-XL/2. Scratch memory inside kernels and the allocator's gaps come on top: MARGIN.
+X is the size in float32 of one sample's tokens in a layer, P that of its attention probabilities. The constants below
+count how many X and P are alive at the peak. tests/workflow/test_cost_memory.py compares them with the tensors that the
+real code keeps on the shapes of DiT-XL/2. Scratch memory inside kernels and the allocator's gaps come on top: MARGIN.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ OBSERVED, OBSERVED_NDTC, HESSIAN_BATCH = 100, 256, 32
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on a GPU, and bytes of pinned memory on the host."""
+    """Peak bytes on a GPU, and peak bytes of pinned memory on the host."""
 
     gpu: float = 0.0
     host: float = 0.0
@@ -61,7 +61,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes in float32: tokens X and probabilities P of a sample; all weights, those of a block, those of its adaLN."""
+    """Bytes in float32: `tokens` X and `probabilities` P of one sample, all weights, weights of one block.
+
+    `modulation` are the adaLN weights of one block.
+    """
 
     tokens: float
     probabilities: float
@@ -72,16 +75,16 @@ class Sizes:
     large: bool
 
     def a_pass(self, scope: str) -> float:
-        """Bytes of a sample in a pass without gradients."""
+        """Return the peak bytes of one sample in a forward pass without gradients."""
         return max(self.take(MLP_PASS), self.take(ATTENTION_PASS) if scope == "own" else 0.0)
 
     def take(self, counts: tuple[float, float]) -> float:
-        """Bytes of these numbers of X and P."""
+        """Return the bytes of `counts` = (number of X, number of P)."""
         return counts[0] * self.tokens + counts[1] * self.probabilities
 
 
 def sizes_of(network: Network) -> Sizes:
-    """Sizes of a network at a setting."""
+    """Return the sizes of a network's tensors at a setting."""
     config, tokens = network.config, network.tokens
     width, heads = config.hidden_size, config.num_heads
     elements = heads * tokens**2 + config.mlp_ratio * width * tokens
@@ -97,7 +100,7 @@ def sizes_of(network: Network) -> Sizes:
 
 
 def quantize_memory(profile: Profile, run: Run) -> Memory:
-    """Peak memory of a quantization."""
+    """Return the peak memory of a quantization."""
     network = network_of(profile, run.setting)
     sizes, facts = sizes_of(network), method_sources().get(profile["methods"][run.label]["method"])
     kinds = calibration_kinds(profile, run)
@@ -124,10 +127,10 @@ def quantize_memory(profile: Profile, run: Run) -> Memory:
 
 
 def observing(sizes: Sizes, rows: int, scope: str) -> Memory:
-    """Inputs of the sites of one block for `rows` samples, and a pass.
+    """Return the peak memory while the inputs of one block's layers are recorded for `rows` samples.
 
-    Large stores, those of the widest linear and of probabilities, are filled on the host. When they are read from
-    there, the inputs of the sites before them are gone.
+    Large stores (inputs of the widest linear, attention probabilities) are filled on the host. When they are read from
+    there, the inputs of the layers before them are already freed.
     """
     narrow, wide = rows * (SEEN[scope] - WIDE) * sizes.tokens, rows * WIDE * sizes.tokens
     probabilities = rows * sizes.probabilities if scope == "own" else 0.0
@@ -143,7 +146,10 @@ def observing(sizes: Sizes, rows: int, scope: str) -> Memory:
 def learning(
     sizes: Sizes, facts: MethodFacts, options: Mapping[str, Any], scope: str, *, rows: int, quantized: bool
 ) -> Memory:
-    """Learned rounding: two stores of one block's tokens, and a batch with gradients or a pass."""
+    """Return the peak memory of learned rounding.
+
+    It has the tokens before and after one block for all rows, and either a batch with gradients or a forward pass.
+    """
     kept = min(rows, facts.learned_rows[int(sizes.large)])
     store = kept * sizes.tokens
     on_host = store > DEVICE_BYTES
@@ -156,7 +162,7 @@ def learning(
 
 
 def sample_memory(profile: Profile, run: Run) -> Memory:
-    """Peak memory of sampling a chunk. The two branches of guidance run one after the other."""
+    """Return the peak memory of sampling one chunk. The two branches of guidance run one after the other."""
     network, chunk = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)["chunk"]
     sizes, half = sizes_of(network), profile.get("compute", {}).get("dtype") == "float16"
     tokens = chunk * sizes.tokens * (3 + 2 * network.config.mlp_ratio + 4) / (2 if half else 1)
@@ -165,10 +171,10 @@ def sample_memory(profile: Profile, run: Run) -> Memory:
 
 
 def pipeline_memory(profile: Profile, run: Run) -> dict[str, Memory]:
-    """Rule → peak memory of the jobs of a pipeline's run: weights of all its networks, and tokens of a block.
+    """Return rule → peak memory of the jobs of a pipeline's run: weights of all networks, and tokens of one block.
 
-    Quantization is in float32 and has a copy of the transformer; its text encoders and VAE are not loaded. Nobody has
-    taken a census of this estimate.
+    Quantization is in float32 and has a copy of the transformer; the text encoders and the VAE are not loaded. This
+    estimate was not compared with the tensors of real code.
     """
     network, chunk = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)["chunk"]
     shape, entry = network.shape, profile["settings"][run.setting]
@@ -188,7 +194,7 @@ def pipeline_memory(profile: Profile, run: Run) -> dict[str, Memory]:
 
 
 def memory_of_run(profile: Profile, run: Run) -> dict[str, Memory]:
-    """Rule → peak memory of the jobs of a run."""
+    """Return rule → peak memory of the jobs of a run."""
     if network_of(profile, run.setting).shape is not None:
         return pipeline_memory(profile, run)
     sizes, sample = sizes_of(network_of(profile, run.setting)), sample_memory(profile, run)
@@ -204,7 +210,7 @@ def memory_of_run(profile: Profile, run: Run) -> dict[str, Memory]:
 
 
 def largest_memory(profile: Profile, runs: Iterable[Run] | None = None) -> dict[str, Memory]:
-    """Rule → peak memory of the jobs of runs, by default of the default tables."""
+    """Return rule → largest peak memory over some runs, by default the runs of the default tables."""
     largest: dict[str, Memory] = {}
     for run in profiles.all_runs(profile) if runs is None else runs:
         for rule, memory in memory_of_run(profile, run).items():
@@ -213,7 +219,7 @@ def largest_memory(profile: Profile, runs: Iterable[Run] | None = None) -> dict[
 
 
 def memory_lines(profile: Profile) -> list[str]:
-    """Lines about the largest peak, and about runs of any table that do not fit a GPU of 40 GB."""
+    """Write lines about the largest peak, and about runs of any table that do not fit a GPU of 40 GB."""
     runs = list(dict.fromkeys(run for table in profile["tables"] for run in profiles.runs_of(profile, table)))
     needs = {(rule, run): memory for run in runs for rule, memory in memory_of_run(profile, run).items()}
     gpu = MARGIN * max((memory.gpu for memory in needs.values()), default=0.0) / 1e9

@@ -1,4 +1,4 @@
-"""Cost of a profile's models: operations of one evaluation of the network, and sizes of its samples.
+"""Compute the cost of a profile's models: operations of one evaluation of the network, and sizes of its samples.
 
 One *evaluation* is the network on one image or one clip. A DiT of width D, depth L and T tokens takes about
 
@@ -31,7 +31,7 @@ PIXELS_PER_CELL = 8
 
 @dataclass(frozen=True)
 class Network:
-    """A model at a setting, for one image or clip: operations of an evaluation, and number of tokens.
+    """The size of a model at a setting, for one image or clip: operations of one evaluation, and number of tokens.
 
     `cells` is the number of values in one noisy sample. `pixels` is the number of bytes in one decoded uint8 sample.
     """
@@ -46,13 +46,13 @@ class Network:
 
 
 def network_of(profile: Profile, setting: str) -> Network:
-    """Operations and sizes of the network of a setting's model."""
+    """Return the operations and sizes of the network of a setting's model."""
     networks = {"dit": image_network, "stdit3": clip_network, "diffusers": pipeline_network}
     return networks[family_at(profile, setting).name](profile, setting)
 
 
 def image_network(profile: Profile, setting: str) -> Network:
-    """Operations and sizes of a DiT for one image."""
+    """Return the operations and sizes of a DiT for one image."""
     name = profile["settings"][setting]["model"]
     config = model_config(profile, name)
     assert isinstance(config, DiTConfig)
@@ -62,10 +62,10 @@ def image_network(profile: Profile, setting: str) -> Network:
 
 
 def pipeline_network(profile: Profile, setting: str) -> Network:
-    """Operations and sizes of the transformer of a pipeline, for one kept image.
+    """Return the operations and sizes of a pipeline's transformer for one kept image.
 
-    Of a clip, `frames` images are kept, so an image has that part of the operations. `cells` are all inputs of one
-    sample; `tokens` are those of its longest input.
+    If a clip is sampled, `frames` of its images are kept, and each counts for an equal part of the operations. `cells`
+    are all inputs of one sample; `tokens` are those of its longest input.
     """
     call = profile["settings"][setting]["call"]
     shape, arguments, frames = transformer_shape(profile, setting), call["arguments"], max(1, call.get("frames", 0))
@@ -76,7 +76,7 @@ def pipeline_network(profile: Profile, setting: str) -> Network:
 
 
 def clip_network(profile: Profile, setting: str) -> Network:
-    """Operations and sizes of an STDiT3 for one clip.
+    """Return the operations and sizes of an STDiT3 for one clip.
 
     Mini clips are pixels; all others are latents of Open-Sora's VAE.
     """
@@ -98,19 +98,19 @@ def clip_network(profile: Profile, setting: str) -> Network:
 
 
 def volume(size: tuple[int, int, int]) -> int:
-    """Number of elements of a (T, H, W) grid."""
+    """Return T · H · W, the number of elements of a (T, H, W) grid."""
     return size[0] * size[1] * size[2]
 
 
 def evaluation_flops(config: DiTConfig) -> float:
-    """Operations of a DiT for one image."""
+    """Return the floating-point operations of a DiT for one image in one step, without guidance."""
     width, tokens = config.hidden_size, config.tokens
     linears = (8 + 4 * config.mlp_ratio) * width**2 * tokens
     return float(config.depth * (linears + 4 * tokens**2 * width + 12 * width**2))
 
 
 def model_config(profile: Profile, name: str) -> DiTConfig | STDiT3Config:
-    """Shape of a model: from the profile, or else from its weights. A model of clip latents has Open-Sora's shape."""
+    """Return the shape of a model: from the profile, or else from its weights; Open-Sora's shape for clip latents."""
     entry: dict[str, Any] = profile["models"][name]
     if "text_encoder" in entry:
         return STDiT3Config()

@@ -1,8 +1,8 @@
-"""Cost of whole pipelines: parameters and operations of the transformer, counted on its class without values.
+"""Count the parameters and operations of the transformer in a whole pipeline, without its weights.
 
-The class of the profile is built on torch's meta device, with its configuration and with inputs of the shapes that the
-setting says. torch's counter adds up matrix products, convolutions and attention of one forward pass. Text encoders,
-VAE are not counted; judges are (`qdit.workflow.cost_judges`).
+The transformer's class is built on torch's meta device, with the configuration from the profile and with inputs of the
+shapes that the setting gives. torch's counter adds up matrix products, convolutions and attention of one forward pass.
+Text encoders and VAE are not counted; `qdit.workflow.cost_judges` counts judges.
 """
 
 import json
@@ -22,9 +22,9 @@ GROUP = 64
 
 @dataclass(frozen=True)
 class TransformerShape:
-    """A transformer: all its parameters, weights of the roles that scope `common` quantizes, operations of a pass.
+    """Counts of a transformer: all parameters, weights that scope `common` quantizes, operations of one forward pass.
 
-    `block` is the number of parameters of its largest block, `width` that of a token.
+    `block` is the number of parameters of the largest block, `width` the number of channels of a token.
     """
 
     parameters: int
@@ -34,14 +34,17 @@ class TransformerShape:
     flops: float
 
     def checkpoint_bytes(self, weight_bits: int) -> float:
-        """Bytes of a checkpoint: packed codes with a pair for each group, 4 bytes for every other parameter."""
+        """Return the bytes of a checkpoint: packed codes, a scale and a zero point for each group.
+
+        Every other parameter has 4 bytes.
+        """
         if weight_bits == 16:
             return 4.0 * self.parameters
         return self.quantized * (weight_bits / 8 + PAIR_BYTES / GROUP) + 4.0 * (self.parameters - self.quantized)
 
 
 def transformer_shape(profile: Profile, setting: str) -> TransformerShape:
-    """Shape of the transformer of a setting; ConfigError for a class, a configuration or inputs that do not fit."""
+    """Return the counts of a setting's transformer; ConfigError if class, configuration and inputs do not fit."""
     entry = profile["settings"][setting]
     model, call = profile["models"][entry["model"]]["pipeline"], entry["call"]
     facts = {key: call.get(key, {}) for key in ("inputs", "shared")}
@@ -50,7 +53,7 @@ def transformer_shape(profile: Profile, setting: str) -> TransformerShape:
 
 @cache
 def counted(text: str, setting: str) -> TransformerShape:
-    """Counts of a class, a configuration and inputs, given as JSON."""
+    """Return the counts of a transformer; `text` is JSON with its class, configuration and input shapes."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -78,12 +81,15 @@ def counted(text: str, setting: str) -> TransformerShape:
 
 
 def size(module: Any) -> int:
-    """Number of parameters of a module."""
+    """Return the number of parameters of a module."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 def empty(class_name: str, config: Mapping[str, Any], setting: str) -> Any:
-    """A transformer on the meta device; ConfigError for a class that diffusers lacks, or arguments that it lacks."""
+    """Build a transformer without memory for weights (meta device).
+
+    ConfigError for a class that diffusers does not have, or a configuration that the class does not accept.
+    """
     import diffusers
     import torch
 

@@ -1,4 +1,4 @@
-"""Facts about a run for the cost estimates: its calibration data, whether it learns, and with which batches."""
+"""Read facts about a run for the cost estimates: its calibration data, whether it learns, and its batch size."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,21 +16,21 @@ LARGE_CELLS = 4 * 64**2
 
 
 def calibration_kinds(profile: Profile, run: Run) -> list[str]:
-    """Kinds of calibration data that a run takes."""
+    """Return the kinds of calibration data that a run uses."""
     entry = profile["methods"][run.label]
     kinds = planned_kinds(entry["method"], entry.get("options", {}))
     return [chosen_kind(profile, run.setting, run.label, kind) for kind in kinds]
 
 
 def learns(profile: Profile, label: str) -> bool:
-    """Whether the quantization of a label learns rounding. If the label has a base, its rounding is already learned."""
+    """Return whether the quantization of a label learns rounding; False if it corrects the result of a `base`."""
     entry = profile["methods"][label]
     method = method_sources().get(entry["method"])
     return method is not None and method.learns_rounding and "base" not in entry
 
 
 def run_learns(profile: Profile, run: Run) -> bool:
-    """Whether the quantization of a run learns anything at its bits.
+    """Return whether the quantization of a run learns anything at its bits.
 
     A method that learns rounding only (`learns_scales = False`) has nothing to learn if weights keep 16 bits.
     """
@@ -42,11 +42,11 @@ def run_learns(profile: Profile, run: Run) -> bool:
 
 
 def is_large(network: Network) -> bool:
-    """Whether a network is one of large samples (512×512 pixels), for which a method may have other batches."""
+    """Return whether the samples are at least 512×512 pixels large; then a method may use smaller batches."""
     return network.cells >= LARGE_CELLS
 
 
 def learned_batch(facts: MethodFacts, options: Mapping[str, Any], *, large: bool) -> int:
-    """Rows of a batch of learned rounding: the option `batch`, of large networks at most the method's `large_batch`."""
+    """Return the batch size of learned rounding: the option `batch`; with `large` at most `large_batch`."""
     batch = int(options["batch"])
     return min(batch, facts.large_batch) if large and facts.large_batch else batch

@@ -1,4 +1,4 @@
-"""Jobs on a number of GPUs: the longest chain, and the wall time of a list schedule."""
+"""Schedule jobs on a number of GPUs: the longest chain of jobs, and the wall time."""
 
 import heapq
 from collections import defaultdict
@@ -19,7 +19,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Makespan:
-    """Wall time on a number of GPUs, and the fraction of their time that is used."""
+    """The wall time of all jobs on a number of GPUs, and the share of the GPUs' time that is used (`efficiency`)."""
 
     gpus: int
     seconds: float
@@ -27,7 +27,7 @@ class Makespan:
 
 
 def critical_paths(jobs: Iterable[Job]) -> dict[str, float]:
-    """Job → seconds from its start to the end of the last job that waits for it.
+    """Return job → seconds from its start to the end of the last job that waits for it, directly or through other jobs.
 
     There are as many GPUs as jobs.
     """
@@ -45,7 +45,10 @@ def critical_paths(jobs: Iterable[Job]) -> dict[str, float]:
 
 
 def makespan(jobs: Iterable[Job], gpus: int) -> Makespan:
-    """Wall time if every free GPU takes the ready job with the longest critical path. A job uses one GPU."""
+    """Return the wall time if each free GPU takes, of the ready jobs, the one with the longest chain of jobs behind it.
+
+    A job uses one GPU.
+    """
     known = {job.name: job for job in jobs}
     if not known or gpus < 1:
         return Makespan(gpus, 0.0, 1.0)
@@ -72,7 +75,7 @@ def makespan(jobs: Iterable[Job], gpus: int) -> Makespan:
 
 
 def without_searches(jobs: Iterable[Job]) -> list[Job]:
-    """Jobs that are not searches and do not wait for a search."""
+    """Return the jobs that are not searches and do not wait for a search, directly or through other jobs."""
     known = {job.name: job for job in jobs}
 
     @cache

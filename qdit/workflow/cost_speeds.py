@@ -1,4 +1,4 @@
-"""Speeds of GPUs for each kind of work, computed from data sheets.
+"""Compute the speed of GPUs for each kind of work, from data sheets.
 
 Sampling, calibration and searches run the network in half precision on tensor cores. The simulated quantizers also read
 and write memory between the products. So an evaluation takes
@@ -7,10 +7,9 @@ and write memory between the products. So an evaluation takes
 
 seconds. Quantization (ranges, Hessians, learned rounding) computes in float32. It takes operations / (REACHED · peak of
 float32) seconds. With the option `matmul: tf32` learned rounding computes its products in TensorFloat-32. Then the time
-of moving numbers counts, LEARNING_BYTES for each operation; the result is never slower than float32.
-REACHED and MOVED are the assumed fractions of the peak and of the bandwidth. The peaks are those of dense matrices,
-with sums in float32. **Nothing here was measured.** `qdit.workflow.cost.measured_speed` measures a card from finished
-jobs.
+of moving numbers counts too, LEARNING_BYTES for each operation; but it is never slower than float32. REACHED and MOVED
+are the assumed fractions of the peak and of the bandwidth. The peaks are those of dense matrices, with sums in float32.
+**Nothing here was measured.** `qdit.workflow.cost.measured_speed` measures a card from finished jobs.
 """
 
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ LEARNING_BYTES = 2 * 248e3 / 33.0e6
 
 @dataclass(frozen=True)
 class Card:
-    """A GPU by its data sheet: operations per second by type, and bytes per second of its memory."""
+    """A GPU by its data sheet: peak operations per second by type of number, and bytes per second of its memory."""
 
     name: str
     half_peak: float
@@ -38,17 +37,17 @@ class Card:
 
     @property
     def half(self) -> float:
-        """Operations per second in simulated sampling."""
+        """Estimated operations per second of simulated sampling in half precision."""
         return 1 / (1 / (REACHED * self.half_peak) + BYTES_PER_OPERATION / (MOVED * self.bandwidth))
 
     @property
     def float32(self) -> float:
-        """Operations per second in learned rounding."""
+        """Estimated operations per second of learned rounding in float32."""
         return REACHED * self.float32_peak
 
     @property
     def tf32(self) -> float:
-        """Operations per second of learned rounding with products in TensorFloat-32."""
+        """Estimated operations per second of learned rounding with products in TensorFloat-32."""
         moving = LEARNING_BYTES / (MOVED * self.bandwidth)
         return max(self.float32, 1 / (1 / (REACHED * self.tf32_peak) + moving))
 

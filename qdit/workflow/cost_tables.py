@@ -1,4 +1,4 @@
-"""GPU-hours of each table on some cards: from data sheets, and from the measured speed of a card."""
+"""Estimate the GPU-hours of each table on some cards: from data sheets, and from the measured speed of a card."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ ONCE = "all, each job once"
 
 
 def runs_alone(profile: Profile, table: str) -> list[Run]:
-    """Runs of a table. For the quality-control page, which reads all other tables, only its own controls."""
+    """Return the runs of a table; for the quality control, which reads all other tables, only its two controls."""
     runs = runs_of(profile, table)
     if profile["tables"][table]["kind"] != "qc":
         return runs
@@ -21,7 +21,10 @@ def runs_alone(profile: Profile, table: str) -> list[Run]:
 
 
 def table_hours(profile: Profile, speed: Speed, tables: Mapping[str, list[Run]] | None = None) -> dict[str, float]:
-    """Table → GPU-hours of everything that it needs. The last entry is the sum, in which a shared job counts once."""
+    """Return table → GPU-hours of everything that it needs. The last entry is the sum, with each shared job once.
+
+    The sum has the default tables only.
+    """
     tables = {table: runs_alone(profile, table) for table in profile["tables"]} if tables is None else tables
     defaults, once, hours = default_tables(profile), dict[str, float](), dict[str, float]()
     for table, runs in tables.items():
@@ -33,7 +36,7 @@ def table_hours(profile: Profile, speed: Speed, tables: Mapping[str, list[Run]] 
 
 
 def speeds_of_cards(profile: Profile, results: Path) -> dict[str, Speed]:
-    """Name → speed of the listed cards, and of the card that ran finished jobs."""
+    """Return name → speed of the cards A100 and H100, and `measured` if jobs are finished."""
     speeds = {name: card_speed(name) for name in PRINTED_CARDS}
     if (measured := measured_speed(profile, results)) is not None:
         speeds["measured"] = measured
@@ -41,7 +44,7 @@ def speeds_of_cards(profile: Profile, results: Path) -> dict[str, Speed]:
 
 
 def tables_text(profile: Profile, results: Path) -> str:
-    """GPU-hours of each table as text, for `qdit doctor`."""
+    """Write the GPU-hours of each table as text, for `qdit doctor`."""
     speeds = speeds_of_cards(profile, results)
     hours = {name: table_hours(profile, speed) for name, speed in speeds.items()}
     lines = ["GPU-hours of each table with its searches  " + "".join(f"{name:>10}" for name in hours)]

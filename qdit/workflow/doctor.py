@@ -1,4 +1,4 @@
-"""Checks of everything that a profile needs: files with size and sha256, packages, devices."""
+"""Check everything that a profile needs: files with size and sha256, packages, devices."""
 
 import shutil
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ VBENCH = "VBench's environment"
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check: whether it is `ok`, its text, its group, and the file if it is about a file."""
+    """The result of one check: whether it is `ok`, a text, its group in the output, and the checked file (or None)."""
 
     ok: bool
     text: str
@@ -33,12 +33,12 @@ class Finding:
 
     @property
     def is_missing(self) -> bool:
-        """Whether it is about a file that does not exist."""
+        """Whether the checked file does not exist."""
         return not self.ok and self.file is not None and not is_there(self.file.path)
 
     @property
     def is_fetchable(self) -> bool:
-        """Whether it is about a missing file with a source in the profile."""
+        """Whether the checked file does not exist, but the profile says where to download it."""
         return self.is_missing and self.file is not None and bool(self.file.entry)
 
 
@@ -62,12 +62,12 @@ GROUPS = {
 
 
 def group_of(file: NeededFile) -> str:
-    """Group of a file."""
+    """Return the group of a file in the output, for example `weights of models`."""
     return next((group for words, group in GROUPS.items() if file.uses[0].startswith(words)), "other files")
 
 
 def examine(profile: Profile, results: Path) -> list[Finding]:
-    """Findings about every needed file, then about packages, devices and disk."""
+    """Check every needed file, then packages, devices and disk."""
     files = [look_at(file) for file in files_of(profile)]
     packages_of = [*text_packages(profile), *vbench_environment(profile, results)]
     return [*files, *method_files(), *packages_of, *device(profile), *disk(profile, results)]
@@ -81,7 +81,7 @@ def method_files() -> list[Finding]:
 
 
 def look_at(file: NeededFile) -> Finding:
-    """Check that a needed file exists and has the digest from its manifest or from the profile."""
+    """Check that a needed file exists and has the sha256 from its manifest or from the profile."""
     uses = "; ".join(file.uses)
     source, path = f"; {file.about}" if file.entry else "", shipped_path(file.path)
     try:
@@ -95,7 +95,7 @@ def look_at(file: NeededFile) -> Finding:
 
 
 def text_packages(profile: Profile) -> list[Finding]:
-    """Check the optional packages for text embeddings, if a model has a text encoder."""
+    """Check the optional packages that compute text embeddings, if a model has a text encoder."""
     if not any("text_encoder" in model for model in profile["models"].values()):
         return []
     try:
@@ -106,7 +106,7 @@ def text_packages(profile: Profile) -> list[Finding]:
 
 
 def vbench_environment(profile: Profile, results: Path) -> list[Finding]:
-    """Check that VBench's own environment exists, if VBench scores clips of the default tables."""
+    """Check that VBench's Python environment exists, if VBench scores clips of the default tables."""
     if not any(scored_by_vbench(profile, run) for run in all_runs(profile)):
         return []
     named, folder = profile.get("vbench", {}).get("python"), results / "envs" / "vbench"
@@ -130,7 +130,7 @@ def device(profile: Profile) -> list[Finding]:
 
 
 def needs_gpu(profile: Profile) -> bool:
-    """Whether a profile computes on GPUs."""
+    """Return whether a profile computes on GPUs."""
     return bool(profile.get("compute", {}).get("device") == "cuda")
 
 
@@ -146,7 +146,7 @@ def disk(profile: Profile, results: Path) -> list[Finding]:
 
 
 def surroundings(*, gpu_needed: bool = False) -> dict[str, str]:
-    """Text about machine, devices, packages, and the backend of quantized layers."""
+    """Describe the machine: processor, GPU, system, packages, and the backend of quantized layers."""
     without = "none, and this profile needs one" if gpu_needed else "none (this profile needs none)"
     here = machine()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

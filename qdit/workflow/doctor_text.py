@@ -1,4 +1,4 @@
-"""The text of `qdit doctor`: a summary in the first line, a line for each group, then the problems."""
+"""Write the text of `qdit doctor`: a summary in the first line, a line for each group, then the problems."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -12,12 +12,10 @@ SHORT = {"methods": "a file of methods is broken", "GPU": "no GPU", "disk": "too
 
 
 def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool = False, row: str | None = None) -> str:
-    """Text about a profile: summary, groups and problems. `details` adds every finding.
+    """Write the text about a profile: summary, groups and problems. `details` adds every finding.
 
-    `row` names the only checked row.
-
-    Missing files that can be fetched are only counted. Damaged files, and files that cannot be fetched, are always
-    listed.
+    If only one row was checked, `row` names it. Missing files that can be fetched are only counted. Damaged files, and
+    files that cannot be fetched, are always listed.
     """
     name, failed = profile["profile"], [finding for finding in findings if not finding.ok]
     lines = [f"{name}: {'ready' if not failed else 'NOT READY: ' + '; '.join(problems(findings))}"]
@@ -33,7 +31,7 @@ def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool 
 
 
 def problems(findings: Sequence[Finding]) -> Iterable[str]:
-    """A short text about each problem."""
+    """Write a short text about each problem."""
     files = [finding for finding in findings if finding.file]
     bad = [finding for finding in files if not finding.ok]
     if missing := [finding for finding in bad if finding.is_missing]:
@@ -45,7 +43,7 @@ def problems(findings: Sequence[Finding]) -> Iterable[str]:
 
 
 def group_text(members: Sequence[Finding]) -> str:
-    """The findings of a group in one line, such as `3 of 4 files there and whole; missing 1: 20 MB`."""
+    """Write one line about a group, such as `3 of 4 files there and whole; missing 1: 20 MB`."""
     if any(not finding.file for finding in members):
         return "; ".join(f"{'' if finding.ok else 'FAIL: '}{finding.text}" for finding in members)
     good = [finding for finding in members if finding.ok]
@@ -55,7 +53,7 @@ def group_text(members: Sequence[Finding]) -> str:
 
 
 def size_text(findings: Sequence[Finding]) -> str:
-    """Total size of files, as the profile gives it, and the number of files without a size in the profile."""
+    """Write the total size of files as the profile gives it, and the number of files whose size it does not give."""
     sizes = [finding.file.entry.get("megabytes") for finding in findings if finding.file]
     known, unknown = [size for size in sizes if size is not None], sum(size is None for size in sizes)
     total = sum(known)
@@ -64,7 +62,7 @@ def size_text(findings: Sequence[Finding]) -> str:
 
 
 def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[str]:
-    """Commands that solve the problems."""
+    """List the commands that solve the problems."""
     missing = [finding.file for finding in failed if finding.file and finding.is_fetchable]
     lines = [f"next: qdit fetch --profile {name} downloads what is missing"] if missing else []
     if undigested := unverified(missing):

@@ -1,4 +1,4 @@
-"""The last lines of a run: rows without numbers, the pages that were requested, and how to continue."""
+"""Write the last lines of a run: rows without numbers, the requested pages, and how to continue."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ from qdit.workflow.rows import failed_rows, summary
 
 
 def target_pages(jobs: Iterable[Any]) -> list[str]:
-    """HTML pages of Snakemake's target jobs.
+    """Return the HTML pages that the user asked Snakemake to make.
 
-    They are the outputs of the job, or its inputs if its rule has no outputs.
+    They are the outputs of each target job, or its inputs if its rule has no outputs.
     """
     files = [str(file) for job in jobs for file in (job.output or job.input)]
     pages = [file for file in files if file.endswith(".html")]
@@ -22,13 +22,13 @@ def target_pages(jobs: Iterable[Any]) -> list[str]:
 
 
 def target_rows(jobs: Iterable[Any]) -> list[Path]:
-    """Records of the single rows among Snakemake's target jobs (`qdit run --row`)."""
+    """Return the metrics.json of each single row that the user asked Snakemake to make (`qdit run --row`)."""
     files = [Path(str(file)) for job in jobs for file in job.output]
     return [file for file in files if file.name == FILE]
 
 
 def row_lines(records: Iterable[Path]) -> list[str]:
-    """Lines with the main numbers of single rows."""
+    """Write the main numbers of single rows."""
     lines = []
     for record in records:
         try:
@@ -39,7 +39,7 @@ def row_lines(records: Iterable[Path]) -> list[str]:
 
 
 def ending(profile: Profile, results: Path, pages: Sequence[str], index: str, *, stopped: bool = False) -> list[str]:
-    """Lines for the end of a run, whether it succeeded or not. The page to open comes last."""
+    """Write the lines for the end of a run, whether it succeeded or not. The page to open comes last."""
     there = [page for page in pages if Path(page).exists()]
     missing = len(pages) - len(there)
     tables = [page for page in there if Path(page).parent.name == "tables"]
@@ -60,5 +60,5 @@ def ending(profile: Profile, results: Path, pages: Sequence[str], index: str, *,
 
 
 def shown(pages: Iterable[str]) -> list[str]:
-    """Complete paths of pages. A terminal can make links of them."""
+    """Return the complete paths of pages. A terminal can make links of them."""
     return [f"  {Path(page).resolve()}" for page in pages]

@@ -1,4 +1,4 @@
-"""The chain of files behind a row of a table. Each file is checked against the digest that the next file records.
+"""List all files behind a row of a table. Each file is checked against the digest that the file made from it records.
 
 table → metrics.json → features and images, reference, evaluator → checkpoint → calibration data, allocation → weights.
 Everything is read from the results folder; nothing is computed and no torch is loaded.
@@ -36,9 +36,9 @@ OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what
 
 @dataclass(frozen=True)
 class Link:
-    """A file of the chain: its kind, the result of its check, facts, and the command that makes it again.
+    """One file behind a row: what it is, the result of its check, facts, and the command that makes it again.
 
-    `replicate` is the number of the replicate that it belongs to.
+    `replicate` is the number of the replicate that the file belongs to.
     """
 
     what: str
@@ -54,7 +54,7 @@ class Link:
         return self.check.startswith((DIFFERS, MISSING))
 
     def text(self) -> str:
-        """The link as a paragraph."""
+        """Write the file with its check, facts and command as a paragraph."""
         of = f" of replicate {self.replicate}" if self.replicate else ""
         lines = [f"{self.what}{of}: {self.path}", f"  {self.check}", *(f"  {fact}" for fact in self.facts)]
         return "\n".join([*lines, *([f"  $ {self.command}"] if self.command else [])])
@@ -85,12 +85,12 @@ def find_run(profile: Profile, table: str, row: str) -> Run:
 
 
 def words_of(run: Run) -> set[str]:
-    """Words that name a run, for a search."""
+    """Return the words by which a run can be found."""
     return {run.setting, run.form, run.label, run.bits, run.scope, run.mode}
 
 
 def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Link]:
-    """Links of all files behind a row, from the table to the weights; then those of its replicates."""
+    """Yield all files behind a row, from the table to the weights; then the files of its replicates."""
     yield from chain_of_run(profile, table, run, results)
     for replicate in further_replicates(profile, run):
         for link in chain_of_run(profile, table, replicate, results):
@@ -98,7 +98,7 @@ def chain(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Lin
 
 
 def chain_of_run(profile: Profile, table: str, run: Run, results: Path) -> Iterator[Link]:
-    """Links of all files behind one run. The table names the checkpoint of replicate 0 only."""
+    """Yield all files behind one run. The table itself is included for replicate 0 only."""
     commands = Commands(profile, results)
     full = profiles.full_precision_run(profile, run)
     path = commands.folder(run) / "metrics.json"
@@ -118,7 +118,10 @@ def chain_of_run(profile: Profile, table: str, run: Run, results: Path) -> Itera
 
 
 def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
-    """A run's metrics.json, and the result of its check. None if it is missing or contradicts itself."""
+    """Read and check a run's metrics.json: return its content and the result of the check.
+
+    The content is None if the file is missing or contradicts itself.
+    """
     try:
         record = read_record(commands.folder(run) / "metrics.json")
     except FileNotFoundError:
@@ -131,13 +134,13 @@ def recorded(commands: Commands, run: Run) -> tuple[MetricsRecord | None, str]:
 
 
 def checkpoint_of(record: MetricsRecord | None) -> str | None:
-    """The sha256 of the checkpoint that a metrics.json belongs to."""
+    """Return the sha256 of the checkpoint whose samples a metrics.json is about; None if it has none."""
     digest = record.inputs.get("checkpoint_sha256") if record else None
     return digest if isinstance(digest, str) else None
 
 
 def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> Link:
-    """The rendered table, and whether it shows this metrics.json."""
+    """Check the table: does it show the numbers of this metrics.json?"""
     path = commands.results / "tables" / f"{table}.csv"
     command = shown(commands.table(table))
     if not path.is_file():
@@ -149,7 +152,7 @@ def table_link(commands: Commands, table: str, record: MetricsRecord | None) -> 
 
 
 def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Link]:
-    """Reference statistics, weights of the evaluator, and what other networks say of the images.
+    """Check what the images were evaluated with: reference statistics, evaluator, LPIPS and judges.
 
     For clips: their prompts and the program that scored them.
     """
@@ -166,7 +169,7 @@ def evaluated_with(commands: Commands, run: Run, record: MetricsRecord) -> Itera
 
 
 def samples_link(commands: Commands, run: Run, what: str) -> Link:
-    """The samples of a run. Every chunk is checked against the lists that its jobs wrote."""
+    """Check the samples of a run: every chunk must have the sha256 that its job wrote into a list."""
     folder, images = commands.samples(run), profiles.sampled(commands.profile, run.setting, run.form)["images"]
     shards = profiles.run_shards(commands.profile, run)
     command = "; ".join(shown(commands.sample(run, shard)) for shard in shards[:1])
@@ -193,7 +196,7 @@ def samples_link(commands: Commands, run: Run, what: str) -> Link:
 
 
 def source_link(commands: Commands, run: Run, record: MetricsRecord | None) -> Link:
-    """The images of another program, checked against the digest in metrics.json. Nothing behind them is known."""
+    """Check imported images against the digest in metrics.json. Nothing is known about how they were made."""
     path = commands.file(commands.profile["methods"][run.label]["images"][run.bits])
     if not path.exists():
         return Link("images of another program", path, MISSING)
@@ -207,7 +210,7 @@ def source_link(commands: Commands, run: Run, record: MetricsRecord | None) -> L
 
 
 def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
-    """Links of a checkpoint, checked against the run's metrics.json, and of the files from which it was made."""
+    """Check a checkpoint against the run's metrics.json, and the files from which the checkpoint was made."""
     path = commands.checkpoint(run) / CONFIG_FILE
     expected = checkpoint_of(recorded(commands, run)[0])
     if not path.is_file():
@@ -242,20 +245,20 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
 
 
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
-    """Command that makes the calibration data of a kind for a run."""
+    """Return the command that makes the calibration data that a run uses as `kind`."""
     kind_of_run = chosen_kind(commands.profile, run.setting, run.label, kind)
     return shown(commands.calibrate(run.setting, run.form, kind_of_run, run.replicate))
 
 
 def imported(commands: Commands, run: Run) -> str | None:
-    """Command that converts the weights of a run; None for shipped weights."""
+    """Return the command that converts the weights of a run; None for shipped weights."""
     model = commands.model_name(run.setting)
     is_converted = commands.model(run.setting)["forms"][run.form] in commands.profile.get("files", {})
     return shown(commands.import_weights(model, run.form)) if is_converted else None
 
 
 def allocation_link(commands: Commands, run: Run, path: Path, expected: str | None) -> Link:
-    """The allocation of a run. The record holds the digest of its group sizes."""
+    """Check the allocation of a run: its group sizes must have the digest that the checkpoint records."""
     search = profiles.search_of(commands.profile, run)
     command = shown(commands.search(search)) if search else None
     if not path.is_file():
@@ -266,7 +269,7 @@ def allocation_link(commands: Commands, run: Run, path: Path, expected: str | No
 
 
 def compared(path: Path, expected: str | None) -> str:
-    """Check that a file has the sha256 that another file records."""
+    """Compare the sha256 of a file with the recorded one; return the result as text."""
     if not path.exists():
         return MISSING
     if path.is_dir():
@@ -277,7 +280,7 @@ def compared(path: Path, expected: str | None) -> str:
 
 
 def matches(digest: str, expected: str | None) -> str:
-    """Whether a digest is the recorded one."""
+    """Compare a digest with the recorded digest; return the result as text."""
     if expected is None:
         return f"sha256 {digest[:SHOWN]}: {UNCHECKED}"
     if digest == expected:
@@ -286,7 +289,7 @@ def matches(digest: str, expected: str | None) -> str:
 
 
 def origin(path: Path) -> tuple[str, ...]:
-    """Facts that a file of weights records about its origin."""
+    """Return what a file of weights says about how it was made."""
     if not path.is_file() or path.suffix != ".safetensors":
         return ()
     try:
@@ -297,13 +300,13 @@ def origin(path: Path) -> tuple[str, ...]:
 
 
 def listing(profile: Profile, table: str) -> str:
-    """Text with the rows of a table and their numbers."""
+    """List the rows of a table with their numbers."""
     find_run(profile, table, "1")
     return "\n".join(f"{number:>3}  {run.path}" for number, run in enumerate(profiles.runs_of(profile, table), start=1))
 
 
 def explain_text(profile: Profile, table: str, row: str, results: Path) -> tuple[str, bool]:
-    """Output of `qdit explain`, and whether every link of the chain holds."""
+    """Return the output of `qdit explain`, and whether all files passed their checks."""
     run = find_run(profile, table, row)
     links: dict[str, Link] = {}
     for link in chain(profile, table, run, results):  # files that replicates share are shown once

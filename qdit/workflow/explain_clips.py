@@ -1,4 +1,4 @@
-"""Links of `qdit explain` that only rows of clips have: prompts, the scoring program, chunks of clips."""
+"""Check the files that only rows of clips have, for `qdit explain`: prompts, the scoring program, chunks of clips."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ Evidence = tuple[str, Path, str | None, str | None, str | None]
 
 
 def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Evidence]:
-    """Links for a run of clips: its prompts, its text embeddings, and its instruments or VBench's results."""
+    """Yield the files with which clips were scored: prompts, text embeddings, and instruments or VBench's results."""
     protocol, model = record.protocol, commands.model(run.setting)
     suite = commands.file(commands.profile["video"]["suite"])
     yield "prompts", suite, suite_sha256(suite), protocol.get("prompts", {}).get("sha256"), None
@@ -35,12 +35,12 @@ def scored_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator
 
 
 def digest(path: Path) -> str | None:
-    """The sha256 of a file. None if there is no file."""
+    """Return the sha256 of a file; None if there is no file."""
     return sha256_file(path) if path.is_file() else None
 
 
 def suite_sha256(path: Path) -> str | None:
-    """Digest of the prompts and dimensions of a suite, as metrics.json records it; None if there is no such file."""
+    """Return the digest of the prompts and dimensions of a suite, as metrics.json has it; None without file."""
     if not path.is_file():
         return None
     try:
@@ -50,7 +50,7 @@ def suite_sha256(path: Path) -> str | None:
 
 
 def clip_facts(commands: Commands, run: Run, folder: Path) -> str:
-    """Number of clips. DataError unless every listed chunk exists and is unchanged."""
+    """Write the number of clips. DataError unless every listed chunk exists and is unchanged."""
     clips = profiles.clips_of(commands.profile)
     listed = listed_shards(folder, images=clips)
     if failure := next((shard.failure for shard in listed if shard.failure), None):

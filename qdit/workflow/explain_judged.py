@@ -1,7 +1,7 @@
-"""Links of `qdit explain` about networks that judge single images: LPIPS, and the judges of a profile.
+"""Check the files of networks that judge single images, for `qdit explain`: LPIPS, and the judges of a profile.
 
-A file of values records the images that it is of, so it is checked against the images that are there now. The networks'
-own files and reference statistics are checked against metrics.json.
+A file with a network's values records the digest of the images. It is compared with the images that are there now. The
+files of the networks and the reference statistics are checked against metrics.json.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ UNREADABLE = "not the values of a network"
 
 
 def judged_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Evidence]:
-    """Links for what networks say of the images of a run. None for a network whose values the record does not have."""
+    """Yield the files with which LPIPS and judges scored a run; none for a network not in metrics.json."""
     yield from lpips_links(commands, run, record)
     full = profiles.full_precision_run(commands.profile, run)
     for judge, facts in (record.protocol.get("judges") or {}).items():
@@ -40,7 +40,7 @@ def judged_with(commands: Commands, run: Run, record: MetricsRecord) -> Iterator
 
 
 def lpips_links(commands: Commands, run: Run, record: MetricsRecord) -> Iterator[Evidence]:
-    """Links for LPIPS: the values, which are of two runs, and the two files of weights."""
+    """Yield the files of LPIPS: the values, which depend on the images of two runs, and two files of weights."""
     facts = (record.paired or {}).get("lpips")
     if facts is None:
         return
@@ -53,7 +53,7 @@ def lpips_links(commands: Commands, run: Run, record: MetricsRecord) -> Iterator
 
 
 def images_in(path: Path, *keys: str) -> str | None:
-    """Digest of the images that a file of values says it is of; None if there is no file."""
+    """Return the digest of the images that a file of values belongs to; None if there is no file."""
     if not path.is_file():
         return None
     try:
@@ -64,7 +64,7 @@ def images_in(path: Path, *keys: str) -> str | None:
 
 
 def images_of(*folders: Path) -> str | None:
-    """Digest of the images in folders; None if one cannot be read (its own link says why)."""
+    """Return the digest of the images in folders; None if a folder cannot be read (its own check says why)."""
     try:
         return sha256_json([digest_of_folder(folder, None) for folder in folders])
     except (QditError, OSError):

@@ -1,4 +1,4 @@
-"""What `qdit explain` says of a metrics.json: its numbers, how they were measured, and by which code."""
+"""Write what `qdit explain` says about a metrics.json: its numbers, how they were measured, and by which code."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ SHOWN = 12
 
 
 def measured(record: MetricsRecord) -> tuple[str, ...]:
-    """Facts from a metrics.json: the numbers, and how they were measured."""
+    """Return facts from a metrics.json: the numbers, and how they were measured."""
     if record.status != Status.OK:
         return (f"no numbers: {record.error}",)
     limits = record.intervals
@@ -37,7 +37,7 @@ def measured(record: MetricsRecord) -> tuple[str, ...]:
 
 
 def code_facts(record: MetricsRecord) -> Iterator[str]:
-    """Digest of the code of each step, and whether the code of this checkout has the same digest."""
+    """Return the digest of each step's code, and whether the code of this checkout has the same digest."""
     method = method_sources().get(record.run["method"])
     integer = record.mode == INTEGER
     clips, evaluator = record.is_of_clips, record.protocol["evaluator"].get("name")

@@ -1,4 +1,4 @@
-"""The two families of a profile's models, images and clips. Each holds what the workflow does differently for it."""
+"""Define what the workflow does differently for images, clips and pipelines: the families of a profile's models."""
 
 import math
 from abc import ABC, abstractmethod
@@ -19,7 +19,7 @@ Profile = Mapping[str, Any]
 
 
 class ProfileFamily(ABC):
-    """Differences between images and clips in the plan of a profile."""
+    """Base class of the families: what differs between images, clips and pipelines in the plan of a profile."""
 
     name: ClassVar[str]
     """Name of the family in files: dit, stdit3 or diffusers."""
@@ -38,26 +38,26 @@ class ProfileFamily(ABC):
 
     @abstractmethod
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
-        """Numbers of a run: `images`, `chunk` and `chunks_per_shard`.
+        """Return the numbers of samples: `images` of a run, `chunk` (images in a chunk), and `chunks_per_shard`.
 
-        `share` is the fraction of all images that the run has (`share` of a setting).
+        `share` is the fraction of all images that a run of the setting has.
         """
 
     @abstractmethod
     def calibration(self, profile: Profile) -> Mapping[str, int]:
-        """Kind of calibration data → number of noisy samples."""
+        """Return kind of calibration data → number of noisy samples."""
 
     @abstractmethod
     def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """Flags that decide the samples of a setting, without VAE and precision."""
+        """Return the flags that decide the samples of a setting, without VAE and precision."""
 
     @abstractmethod
     def dtype(self, profile: Profile) -> str | None:
-        """Precision that the profile sets; None if it sets none."""
+        """Return the precision that the profile sets; None if it sets none."""
 
 
 class ImageFamily(ProfileFamily):
-    """DiT."""
+    """The family of image models (DiT)."""
 
     name = "dit"
     samples = "images"
@@ -68,30 +68,30 @@ class ImageFamily(ProfileFamily):
     import_flags = ()
 
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
-        """The profile's `sampling`.
+        """Return the profile's `sampling`, with the share of its images.
 
-        The share of its images is rounded to whole chunks: at least one chunk, at most all.
+        The share is rounded up to whole chunks: at least one chunk, at most all.
         """
         counts = dict(profile["sampling"])
         chunks = math.ceil(share * counts["images"] / counts["chunk"])
         return counts | {"images": min(counts["images"], chunks * counts["chunk"])}
 
     def calibration(self, profile: Profile) -> Mapping[str, int]:
-        """The profile's `calibration`."""
+        """Return the profile's `calibration`."""
         counts: Mapping[str, int] = profile["calibration"]
         return counts
 
     def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """Sampler, steps, guidance and seed."""
+        """Return the flags of sampler, steps, guidance and seed."""
         return {"--sampler": setting["sampler"], **common_protocol(profile, setting)}
 
     def dtype(self, profile: Profile) -> str | None:
-        """The profile's `compute.dtype`."""
+        """Return the profile's `compute.dtype`."""
         return common_dtype(profile)
 
 
 class ClipFamily(ProfileFamily):
-    """STDiT3."""
+    """The family of video models (STDiT3)."""
 
     name = "stdit3"
     samples = "clips"
@@ -102,17 +102,17 @@ class ClipFamily(ProfileFamily):
     import_flags = ("--family", "stdit3")
 
     def sampled(self, profile: Profile, share: float) -> dict[str, Any]:
-        """Every clip of every prompt, in the chunks of the profile's `video`. Clips have no share."""
+        """Return the number of all clips of all prompts, and the chunks of `video`; `share` is not used."""
         video = profile["video"]
         return {"images": clips_of(profile), "chunk": video["chunk"], "chunks_per_shard": video["chunks_per_shard"]}
 
     def calibration(self, profile: Profile) -> Mapping[str, int]:
-        """The `calibration` of the profile's `video`."""
+        """Return the `calibration` of the profile's `video`."""
         counts: Mapping[str, int] = profile["video"]["calibration"]
         return counts
 
     def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """Steps, guidance and seed, and if the setting has them the clip's size and shift."""
+        """Return the flags of steps, guidance and seed, and of the clip's size and shift if the setting has them."""
         flags = common_protocol(profile, setting)
         flags |= {
             f"--{side}": setting["clip"][side] for side in ("frames", "height", "width", "fps") if "clip" in setting
@@ -120,13 +120,13 @@ class ClipFamily(ProfileFamily):
         return flags | {"--shift": setting["shift"]} if "shift" in setting else flags
 
     def dtype(self, profile: Profile) -> str | None:
-        """The `dtype` of the profile's `video`, else its `compute.dtype`."""
+        """Return the `dtype` of the profile's `video`, else its `compute.dtype`."""
         dtype: str | None = profile["video"].get("dtype", common_dtype(profile))
         return dtype
 
 
 class PipelineFamily(ImageFamily):
-    """A whole pipeline of diffusers, which makes images, or clips whose frames are kept as images."""
+    """The family of whole pipelines of diffusers. They make images, or clips whose frames are kept as images."""
 
     name = "diffusers"
     model_is = "a pipeline"
@@ -134,7 +134,7 @@ class PipelineFamily(ImageFamily):
     is_searched = False
 
     def protocol(self, profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-        """Steps, guidance and seed. Other arguments of the pipeline call do not belong to the protocol."""
+        """Return the flags of steps, guidance and seed; other arguments of the call are not in the protocol."""
         return common_protocol(profile, setting)
 
 
@@ -142,23 +142,23 @@ IMAGES, CLIPS, PIPELINES = ImageFamily(), ClipFamily(), PipelineFamily()
 
 
 def common_protocol(profile: Profile, setting: Mapping[str, Any]) -> dict[str, Any]:
-    """Protocol flags that both families have."""
+    """Return the flags that all families have: steps, guidance and seed."""
     return {"--steps": setting["steps"], "--cfg-scale": setting["cfg_scale"], "--seed": profile["seed"]}
 
 
 def common_dtype(profile: Profile) -> str | None:
-    """Precision of images, and of clips if `video` has none."""
+    """Return the precision in `compute`: that of images, and of clips if `video` has none."""
     dtype: str | None = profile.get("compute", {}).get("dtype")
     return dtype
 
 
 def family_of(model: Keyed) -> ProfileFamily:
-    """Family of an entry of `models`: a pipeline, or clips if it has instruments or a text encoder."""
+    """Return the family of an entry of `models`: pipelines, clips (with instruments or a text encoder), or images."""
     if model.get("pipeline") is not None:
         return PIPELINES
     return CLIPS if any(key in model for key in CLIP_KEYS) else IMAGES
 
 
 def family_at(profile: Keyed, setting: str) -> ProfileFamily:
-    """Family (images, clips or pipeline) of the model of a setting."""
+    """Return the family of the model of a setting."""
     return family_of(profile["models"][profile["settings"][setting]["model"]])

@@ -1,4 +1,4 @@
-"""Files that are not part of the repository: which ones a profile needs, their check and their download.
+"""Download and check files that are not part of the repository, and list those that a profile needs.
 
 Only `qdit fetch` calls `fetch`; nothing else in this repository opens a connection (`qdit vbench install` runs pip).
 """
@@ -37,12 +37,12 @@ Hub = Callable[..., str]
 
 
 class SecureRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a server to another address only over https."""
+    """Follows a server's redirect to another address only if that address is https."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
-        """The request to the new address; DataError if it is not encrypted."""
+        """Return the request to the new address; DataError if the address is not https."""
         if not is_https(newurl):
             raise DataError(f"{req.full_url}: the server sends to {newurl}, which is not https; correct the address")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -53,7 +53,7 @@ OPENER = urllib.request.build_opener(SecureRedirects)
 
 @dataclass(frozen=True)
 class NeededFile:
-    """A file that a profile needs, the purpose of it, and its source by the profile."""
+    """A file that a profile needs: its path, what uses it, and its entry in the profile's `files` (its source)."""
 
     path: Path
     uses: tuple[str, ...]
@@ -61,20 +61,20 @@ class NeededFile:
 
     @property
     def sha256(self) -> str | None:
-        """The digest that the file must have, or the first characters of it. None if the profile has neither."""
+        """The digest that the file must have, or its first characters; None if the profile gives none."""
         return self.entry.get("sha256")
 
     @property
     def is_tried(self) -> bool:
-        """Whether this project downloaded it once.
+        """Whether this project once downloaded the file itself.
 
-        Then its whole digest is known, and does not come from the address.
+        Then its whole digest is in the profile, and is not only a copy from the download address.
         """
         return is_verified(self.entry) and str(self.sha256) not in str(self.entry.get("url", ""))
 
     @property
     def source(self) -> str:
-        """The source of the file, in words."""
+        """The place from which the file comes, in words."""
         if "hub" in self.entry:
             revision = f"@{self.entry['revision']}" if "revision" in self.entry else ""
             return f"Hugging Face {self.entry['hub']}{revision}, {self.entry.get('file', 'all of a pipeline')}"
@@ -82,7 +82,7 @@ class NeededFile:
 
     @property
     def about(self) -> str:
-        """Size, source, licence and digest in one line."""
+        """Size, source, licence and digest of the file in one line."""
         if not self.entry:
             return "part of this repository"
         digest = f"sha256 {self.sha256}" if self.sha256 else "sha256 unknown"
@@ -97,13 +97,13 @@ class NeededFile:
 
 
 def files_of(profile: Profile) -> list[NeededFile]:
-    """Every file that a profile needs, in its order."""
+    """Return every file that a profile needs, with its source."""
     known = profile.get("files", {})
     return [NeededFile(Path(path), tuple(uses), known.get(path, {})) for path, uses in needed_files(profile).items()]
 
 
 def needed_files(profile: Profile) -> dict[str, list[str]]:
-    """Every file of a profile that no rule makes: file → its uses, and the rules that read it."""
+    """Return file → its uses and the rules that read it, for every file of a profile that no rule makes."""
     uses: dict[str, list[str]] = {}
     known = profile.get("files", {})
     for name, model in profile["models"].items():
@@ -161,7 +161,7 @@ def check_whole(path: Path, sha256: str | None) -> None:
 
 
 def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
-    """The files with these paths or file names. Without names, all files that have a source.
+    """Return the files with these paths or file names; without names, all files that have a source.
 
     If several files have the same file name, all of them are chosen. ConfigError for unknown names.
     """
@@ -177,17 +177,17 @@ def choose(needed: list[NeededFile], names: list[str]) -> list[NeededFile]:
 
 
 def unverified(files: list[NeededFile]) -> list[NeededFile]:
-    """Files that would be downloaded although the profile does not give their whole sha256."""
+    """Return the files that would be downloaded although the profile does not give their whole sha256."""
     return [file for file in files if not is_there(file.path) and not is_verified(file.entry)]
 
 
 def is_named(file: NeededFile, names: list[str]) -> bool:
-    """Whether a name means this file: its path, its file name, or a folder that contains it."""
+    """Return whether one of the names is the path of this file, its file name, or a folder that contains it."""
     return any(name in (str(file.path), file.path.name) or file.path.is_relative_to(name) for name in names)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file exists and is not empty, in the current folder or in the suite."""
+    """Return whether a file exists and is not empty, in the current folder or in the suite."""
     path = shipped_path(path)
     if path.is_dir():
         return is_whole_folder(path)
@@ -227,7 +227,7 @@ def fetch(file: NeededFile, *, hub: Hub | None = None, allow_unverified: bool = 
 
 
 def unpack(arrived: Path, file: NeededFile) -> None:
-    """Replace a downloaded archive by its one wanted file; DataError if the archive does not have it."""
+    """Replace a downloaded zip by the one wanted file in it; DataError if the zip does not have this file."""
     member = file.path.with_name(f"{file.path.name}.member")
     try:
         with (
@@ -260,7 +260,7 @@ def require_digest(arrived: Path, file: NeededFile) -> None:
 
 
 def from_hub(file: NeededFile, hub: Hub | None) -> None:
-    """Download from the Hugging Face hub. The client of the hub continues stopped downloads."""
+    """Download a file from the Hugging Face hub. The client of the hub continues downloads that stopped."""
     if hub is None:
         from huggingface_hub import hf_hub_download
 
@@ -282,7 +282,7 @@ def from_hub(file: NeededFile, hub: Hub | None) -> None:
 
 
 def etag_file(partial: Path) -> Path:
-    """File beside a partial download with the server's name of its version."""
+    """Return the file that holds the server's version name (ETag) of a partial download."""
     return partial.with_name(f"{partial.name}.etag")
 
 
@@ -320,7 +320,7 @@ def restarted(url: str, partial: Path) -> Path:
 
 
 def interrupted(why: object, partial: Path) -> str:
-    """Text of the error for a download that stopped."""
+    """Write the error message for a download that stopped."""
     return f"the download stopped ({why}); run the same command again, it goes on from {partial.name}"
 
 
@@ -335,7 +335,7 @@ def require_space(partial: Path, size: int) -> None:
 
 
 def copy(answer: BinaryIO, partial: Path, *, have: int, total: int | None) -> int:
-    """Append the server's data to the first `have` bytes of `partial`; return the number of bytes."""
+    """Append the server's data to the first `have` bytes of `partial`; return the number of appended bytes."""
     name, written = partial.name.removesuffix(".part"), 0
     bar = tqdm(total=total, initial=have, desc=name, unit="B", unit_scale=True, mininterval=1)
     with partial.open("r+b" if have else "wb") as data, bar:

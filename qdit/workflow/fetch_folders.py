@@ -1,4 +1,4 @@
-"""Download of the whole folder of a pipeline of diffusers. Only `qdit fetch` calls it."""
+"""Download the whole folder of a pipeline of diffusers. Only `qdit fetch` calls this."""
 
 import os
 import shutil
@@ -17,7 +17,7 @@ Snapshot = Callable[..., str]
 
 
 def is_whole_folder(path: Path) -> bool:
-    """Whether a folder is that of a pipeline, or holds images."""
+    """Return whether a folder is that of a pipeline (it has the pipeline's first file), or holds PNG images."""
     return (path / FIRST_FILE).is_file() or next(path.glob("*.png"), None) is not None
 
 
@@ -26,9 +26,9 @@ def fetch_folder(
 ) -> bool:
     """Download a pipeline unless it is there; return whether it was downloaded.
 
-    The hub's client checks each file against the hub's own digest. No profile has digests of a whole folder, so
-    `allow_unverified` is needed (ConfigError). Only files at the top and in the pipeline's own folders are taken.
-    DataError if the download fails or holds no pipeline.
+    The hub's client checks each file against the hub's own digest. No profile has the digests of a whole folder, so
+    `allow_unverified` must be true (else ConfigError). Only files at the top of the repository and one folder below are
+    downloaded. DataError if the download fails or holds no pipeline.
     """
     if is_whole_folder(path):
         return False

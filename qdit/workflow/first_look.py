@@ -1,7 +1,7 @@
-"""A page of the finished rows during a run. It is made again when rows arrive, while other jobs run.
+"""Make a page of the finished rows while a run continues. It is made again when more rows are finished.
 
-The page is not an output of the workflow. It lies in a folder of its own below the results. This folder is removed when
-the table's own page is made. An error here never stops a run.
+The page is not an output of the workflow. It lies in a separate folder below the results. This folder is removed when
+the final page of the table is made. An error here never stops a run.
 """
 
 import contextlib
@@ -25,19 +25,19 @@ PATIENCE = 5.0
 
 
 def page_command(table: str, results: Path) -> list[str]:
-    """Command that makes the page. It has the lowest priority if the system has `nice`."""
+    """Return the command that makes the page. It has the lowest priority if the system has `nice`."""
     gently = ["nice", "-n", "19"] if shutil.which("nice") else []
     words = ["table", table, "--partial", "--profile", str(results / "profile.json"), "--results", str(results)]
     return [*gently, sys.executable, "-m", "qdit", *words, "--out", str(results / FOLDER / table)]
 
 
 def page_environment(sources: str) -> dict[str, str]:
-    """Environment of this command: the sources of this suite, one thread, no downloads."""
+    """Return the environment variables of this command: the sources of this suite, one thread, no downloads."""
     return os.environ | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 class FirstLook:
-    """The page of one table during a run. `runs` maps the metrics.json of each row to its run."""
+    """Makes the page of one table during a run. `runs` maps the metrics.json of each row to its run."""
 
     def __init__(
         self,
@@ -59,11 +59,14 @@ class FirstLook:
 
     @property
     def page(self) -> Path:
-        """Path of the HTML file."""
+        """Path of the page's HTML file."""
         return self._results / FOLDER / f"{self.table}.html"
 
     def update(self, progress: Progress) -> str:
-        """Look for new rows. Return a line if the page exists for the first time, else an empty text."""
+        """Make the page again if there are new rows.
+
+        Return a line for the user when the page exists for the first time, else an empty text.
+        """
         if self._is_over:
             return ""
         if progress.is_done(self.table):
@@ -77,7 +80,7 @@ class FirstLook:
         return message
 
     def end(self) -> None:
-        """Make no more pages, and stop the command if it runs."""
+        """Make no more pages, and stop the command if it still runs."""
         self._is_over = True
         child, self._child = self._child, None
         if child is None or child.poll() is not None:

@@ -1,9 +1,9 @@
-"""The physical floor of a run: the seconds that its floating-point operations need at the processor's float32 rate.
+"""Compute the floor of a run: the seconds that its floating-point operations need at the processor's float32 rate.
 
 Divide the time of a run by its floor: this ratio can be compared between machines. The operations of the network count
-(`qdit.workflow.cost`), in float32. The extraction of features, evaluation and rendering do not count. For a search that
-drops genomes early the operations are an upper bound. For methods that search scales they are a lower bound. So the
-floors of these two rules are rough.
+(`qdit.workflow.cost`), in float32. The extraction of features, evaluation and rendering do not count. The floors of two
+rules are rough: for a search that drops genomes early the operations are an upper bound, and for methods that search
+scales they are a lower bound.
 """
 
 import json
@@ -31,7 +31,7 @@ SIZE = 1024
 
 @dataclass(frozen=True)
 class Spent:
-    """The jobs of a rule: their number, their operations, and the processor seconds of finished jobs."""
+    """The jobs of a rule: their number, their operations, and number and processor seconds of the finished jobs."""
 
     jobs: int
     flops: float
@@ -40,9 +40,9 @@ class Spent:
 
 
 def float32_rate(repeats: int = 15, *, clock: Callable[[], float] = time.process_time) -> float:
-    """Floating-point operations per second of one core, measured with matrix products as linears run here.
+    """Measure the floating-point operations per second of one core, with the matrix product that linear layers use.
 
-    The fastest counts.
+    The fastest of `repeats` + 1 products counts.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,7 +60,7 @@ def float32_rate(repeats: int = 15, *, clock: Callable[[], float] = time.process
 
 
 def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
-    """Rule → its jobs in the default tables, and the time of its finished jobs in `results`."""
+    """Return rule → its jobs in the default tables, with the time of its finished jobs in `results`."""
     counts, flops = Counter[str](), defaultdict[str, float](float)
     for job in jobs_of(profile, Speed(1.0, "operations")):
         counts[job.rule] += 1
@@ -73,7 +73,7 @@ def spent_by_rule(profile: Profile, results: Path) -> dict[str, Spent]:
 
 
 def processor_seconds(file: Path) -> float:
-    """Processor seconds that a job recorded. DataError for a file of another kind."""
+    """Read the processor seconds that a job recorded. DataError for a file of another kind."""
     try:
         return float(json.loads(file.read_text(encoding="utf-8"))["processor_seconds"])
     except (KeyError, TypeError, ValueError):
@@ -81,7 +81,7 @@ def processor_seconds(file: Path) -> float:
 
 
 def floor_text(profile: Profile, results: Path, rate: float, cores: int) -> str:
-    """The table of `qdit bench floor`. A rule is compared with its floor only if all of its jobs are finished."""
+    """Write the table of `qdit bench floor`. A rule is compared with its floor only if all of its jobs are finished."""
     jobs_by_rule = spent_by_rule(profile, results)
     lines = [
         f"{processor()}, {dense.backend()}: {rate / 1e9:.0f} GFLOP/s of float32 a core, measured now",
@@ -111,12 +111,12 @@ def floor_text(profile: Profile, results: Path, rate: float, cores: int) -> str:
 
 
 def is_complete(of_rule: Spent) -> bool:
-    """Whether all jobs of the default tables are finished."""
+    """Return whether all jobs of a rule in the default tables are finished."""
     return of_rule.finished >= of_rule.jobs
 
 
 def took(of_rule: Spent, rate: float) -> str:
-    """The last two columns of a rule: its measured time, and the ratio to its floor."""
+    """Write the last two columns of a rule: its measured time, and this time divided by the floor."""
     if not is_complete(of_rule):
         return f" {f'{of_rule.finished} of {of_rule.jobs} done':>20}"
     return f" {of_rule.seconds:>13.0f} {of_rule.seconds * rate / of_rule.flops:>6.2f}"

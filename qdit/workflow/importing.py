@@ -1,4 +1,4 @@
-"""The steps that take files from elsewhere into a run: official weights, and ADM's statistics of real images."""
+"""Convert files from elsewhere for a run: official weights, and ADM's statistics of real images."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -31,12 +31,12 @@ OPEN_SORA = {field.name: field.default for field in fields(STDiT3Config)}
 def import_weights_file(
     source: Path, out: Path, *, shape: Mapping[str, Any], sha256: str | None, family: str = "dit"
 ) -> Mapping[str, Any]:
-    """Official weights (or a diffusers folder) → our format. The metadata keep their name and digest.
+    """Convert official weights (or a diffusers folder) to our format. The metadata keep their name and digest.
 
     `shape` holds the differences to DiT-XL/2 at 256×256, or for the family `stdit3` to Open-Sora 1.2's model. Settings
-    that the file does not give are taken from it. Returns the settings that neither gives and that were assumed. Raises
-    CheckpointError for a missing or damaged file and for weights of another shape. Raises ConfigError for weights of
-    another family.
+    that the file does not give are taken from `shape`. Returns the settings that are in neither and were assumed.
+    Raises CheckpointError for a missing or damaged file and for weights of another shape. Raises ConfigError for
+    weights of another family.
     """
     kind = config_class(family)
     usual = {field.name: field.default for field in fields(kind)}
@@ -75,12 +75,12 @@ def import_reference_file(
     resolution: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """An ADM batch → our reference file. `resolution` is the required side of its images, if it is known.
+    """Convert an ADM batch (npz of real images or their statistics) to our reference file.
 
-    A file that `qdit reference` wrote is already one; it is checked and copied.
-
-    Raises CheckpointError if the batch is missing or has another digest, and DataError for images of another size, or
-    for a reference of another extractor. All happen before any feature is computed.
+    `resolution` is the required side of its images, if it is known. A file that `qdit reference` wrote already has our
+    format; it is checked and copied. Raises CheckpointError if the batch is missing or has another digest, and
+    DataError for images of another size, or for a reference of another extractor. All are raised before any feature is
+    computed.
     """
     check_whole(batch, sha256)
     if DIGEST in member_names(batch):
@@ -97,7 +97,7 @@ def import_reference_file(
 
 
 def require_extractor(path: Path, extractor: str, digest: str) -> None:
-    """Raise DataError unless one of our references was made with the extractor of that name and these weights."""
+    """Raise DataError unless a reference file was made with the extractor of this name and these weights."""
     origin = load_reference(path).origin
     if origin is None or (origin.extractor, origin.extractor_digest) != (extractor, digest):
         made_with = "an unknown one" if origin is None else f"{origin.extractor} {origin.extractor_digest[:12]}…"
@@ -110,9 +110,9 @@ def require_extractor(path: Path, extractor: str, digest: str) -> None:
 def make_reference_file(
     data: Path, out: Path, *, extractor: str, weights: Path, device: str = "cpu", images_only: bool = False
 ) -> Reference:
-    """A user's own images (a folder of PNGs, an npz) or an npz of statistics → our reference file.
+    """Convert the user's images (a folder of PNGs, an npz) or an npz of statistics to our reference file.
 
-    With `images_only` the statistics are computed from the images of an npz, also if it has ready ones.
+    With `images_only` the statistics are computed from the images of an npz, even if the npz has ready statistics.
     """
     if not data.exists():
         raise DataError(

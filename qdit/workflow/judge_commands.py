@@ -1,4 +1,7 @@
-"""Commands of the jobs in which networks score images, LPIPS and judges; `qdit.workflow.commands` has the others."""
+"""Build the commands of jobs in which networks score images: LPIPS and judges.
+
+`qdit.workflow.commands` builds the other commands.
+"""
 
 from pathlib import Path
 
@@ -14,15 +17,15 @@ DINO = "dinov2"
 
 
 class JudgeCommands(Files):
-    """Commands of LPIPS and judges."""
+    """Builds the commands of LPIPS and judges."""
 
     @property
     def device(self) -> str:
-        """Device of the profile."""
+        """Device of the profile: `cpu` or `cuda`."""
         return str(self.profile.get("compute", {}).get("device", "cpu"))
 
     def perceptual(self, run: Run) -> str:
-        """Samples of a run and of full precision → LPIPS of each image."""
+        """Return the command that computes LPIPS of each image, from samples of a run and of full precision."""
         fp_samples = self.samples(full_precision_run(self.profile, run))
         backbone, linear = self.lpips_weights()
         values = {"--network": self.profile["perceptual"]["network"], "--backbone": backbone, "--linear": linear}
@@ -30,26 +33,26 @@ class JudgeCommands(Files):
         return command("perceptual", self.samples(run), fp_samples, *flags(values))
 
     def judged_file(self, run: Run, judge: str) -> Path:
-        """File with a judge's scores or features of a run's images."""
+        """Return the file with a judge's scores or features of a run's images."""
         return judged_file(self.samples(run), judge)
 
     def judge_weights(self, judge: str) -> dict[str, Path]:
-        """Name → file of a judge."""
+        """Return name → path of the files that a judge needs."""
         return {name: self.file(path) for name, path in judge_files(self.profile, judge).items()}
 
     def judge(self, run: Run, judge: str) -> str:
-        """Images → the scores or features of a judge."""
+        """Return the command in which a judge computes scores or features of a run's images."""
         values = flags({"--judge": judge, "--out": self.judged_file(run, judge), "--device": self.device})
         for name, path in self.judge_weights(judge).items():
             values += ["--file", f"{name}={path}"]
         return command("judge", self.samples(run), *values)
 
     def judge_reference_file(self, judge: str, reference: str) -> Path:
-        """Features of real images by a judge."""
+        """Return the file with the statistics of real images in a judge's features."""
         return self.results / "reference" / judge / f"{reference}.npz"
 
     def judge_reference(self, judge: str, reference: str) -> str:
-        """Real images → their moments by a judge's features."""
+        """Return the command that computes mean and covariance of a judge's features over real images."""
         values = {
             "--data": self.file(self.profile["references"][reference]),
             "--extractor": DINO,
@@ -60,7 +63,7 @@ class JudgeCommands(Files):
         return command("reference", path, *flags(values), "--images-only")
 
     def judged_flags(self, run: Run, reference: str) -> list[str]:
-        """Flags of `qdit evaluate` for the files of all judges."""
+        """Return the flags of `qdit evaluate` that name the files of all judges."""
         words = []
         for judge in judges_of(self.profile):
             words += ["--judged", f"{judge}={self.judged_file(run, judge)}"]

@@ -1,4 +1,4 @@
-"""Facts about every method, read from the sources without importing them (an import of torch takes seconds).
+"""Read facts about every method from its source, without importing it (an import of torch takes seconds).
 
 The class attributes of `qdit.methods.method.Method` are literals. A class inherits missing attributes from its base
 classes, also from other files. If a file cannot be read, only its own methods are missing.
@@ -44,7 +44,7 @@ TYPES: Mapping[str, tuple[type, ...]] = {
 
 @dataclass(frozen=True)
 class MethodFacts:
-    """Facts that the class of a method states, and its file and line. `qdit.methods.method.Method` explains each fact.
+    """What the class of a method says about itself, and its file. `qdit.methods.method.Method` explains each fact.
 
     `options` is empty for a method without options. It is None if the class of the options cannot be read.
     """
@@ -76,11 +76,11 @@ class MethodFacts:
     options_about: str
 
     def calibration_for(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Kinds of calibration data that the method needs under these options; as in `Method.calibration_for`."""
+        """Return the kinds of calibration data that the method needs under these options."""
         return needed_kinds(self.calibration, self.calibration_unused, self.all_options(options))
 
     def all_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """These options, and the known defaults of all other options."""
+        """Return these options, completed by the known defaults of all other options."""
         return {name: option.default for name, option in (self.options or {}).items() if option.known} | dict(options)
 
     @property
@@ -90,26 +90,29 @@ class MethodFacts:
 
     @property
     def code(self) -> str:
-        """Digest of the quantize step with this method's code."""
+        """Digest of the code that quantizes with this method."""
         return code_digest(STEP, self.module)
 
 
 @dataclass(frozen=True)
 class MethodIndex:
-    """Every method by name, and the files that cannot be used."""
+    """All methods by name, and the files that cannot be used."""
 
     methods: Mapping[str, MethodFacts]
     broken: tuple[BrokenFile, ...]
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Names that a profile may use. They include the names in broken files; only rows of these methods fail."""
+        """Names of methods that a profile may use.
+
+        Names in broken files are included; then only the rows of these methods fail.
+        """
         return tuple(dict.fromkeys([*self.methods, *(name for file in self.broken for name in file.names)]))
 
 
 @cache
 def method_index() -> MethodIndex:
-    """Every method by name, with the facts from its source."""
+    """Return all methods by name, with the facts from their sources."""
     methods: dict[str, MethodFacts] = {}
     broken: list[BrokenFile] = []
     for origin in method_modules():
@@ -127,12 +130,12 @@ def method_index() -> MethodIndex:
 
 
 def method_sources() -> Mapping[str, MethodFacts]:
-    """Every method whose source can be read, by name."""
+    """Return name → facts of every method whose source can be read."""
     return method_index().methods
 
 
 def method_facts(name: str) -> MethodFacts:
-    """Facts about a method.
+    """Return the facts about a method.
 
     ConfigError for an unknown name, with a suggestion, or for a broken file, with the reason.
     """
@@ -143,11 +146,10 @@ def method_facts(name: str) -> MethodFacts:
 
 
 def planned_code(name: str, *, digest: Callable[..., str] = code_digest) -> str:
-    """Digest of a method's code for planning.
+    """Return the digest of a method's code; if it changes, Snakemake runs the jobs of the method again.
 
-    For a broken file it is the digest of the file, so a repair starts its jobs.
-
-    `digest` computes it. A plan passes `Sources().digest`, which reads every source once.
+    For a broken file it is the digest of the file, so a repair starts its jobs. `digest` computes the digest of code. A
+    plan passes `Sources().digest`, which reads every source once.
     """
     index = method_index()
     if name in index.methods:
@@ -159,13 +161,13 @@ def planned_code(name: str, *, digest: Callable[..., str] = code_digest) -> str:
 
 
 def planned_kinds(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """Kinds of calibration data that the plan makes for a method. None for a broken method, because it fails first."""
+    """Return the kinds of calibration data that the plan makes for a method; () for a broken method."""
     known = method_sources()
     return known[name].calibration_for(options) if name in known else ()
 
 
 def facts_in(origin: MethodModule) -> list[MethodFacts]:
-    """The methods of a module. ConfigError in one line if the module cannot be read."""
+    """Return the facts about all methods in a module. ConfigError in one line if the module cannot be read."""
     syntax_of(origin)
     assert origin.path is not None
     source = SourceFile(origin.module, origin.path)
@@ -183,7 +185,10 @@ def facts_in(origin: MethodModule) -> list[MethodFacts]:
 
 
 def is_method(chain: list[ClassSource]) -> bool:
-    """Whether a class is a usable method: it inherits from `Method` and defines what `Method` requires."""
+    """Return whether a class is a usable method: it inherits from `Method`, and defines `quantize` or `name`.
+
+    `chain` is the class and its base classes.
+    """
     ends = [number for number, ancestor in enumerate(chain) if ancestor.identity == CONTRACT]
     return bool(ends) and any(
         "quantize" in ancestor.methods or "name" in ancestor.values for ancestor in chain[: ends[0]]
@@ -191,7 +196,7 @@ def is_method(chain: list[ClassSource]) -> bool:
 
 
 def facts_of(chain: list[ClassSource]) -> MethodFacts:
-    """Facts of a class: its own attributes, and inherited ones."""
+    """Return the facts of a class, from its own and inherited attributes; `chain` is the class and its base classes."""
     source = chain[0]
     values = {name: attribute(chain, name) for name in TYPES}
     if not values["name"]:
@@ -215,7 +220,7 @@ def facts_of(chain: list[ClassSource]) -> MethodFacts:
 
 
 def attribute(chain: list[ClassSource], name: str) -> Any:
-    """Value of a class attribute, from the first class that has it. None if no class has it."""
+    """Return the value of a class attribute from the first class of `chain` that has it. None if no class has it."""
     for ancestor in chain:
         if name in ancestor.values:
             value = ancestor.literal(name)
@@ -228,13 +233,13 @@ def attribute(chain: list[ClassSource], name: str) -> Any:
 
 
 def type_words(name: str) -> str:
-    """Text that names the required type of a class attribute."""
+    """Write which type a class attribute must have."""
     words = {str: "a text", type(None): "None", bool: "True or False", int: "a whole number", tuple: "a tuple"}
     return " or ".join(words[kind] for kind in TYPES[name] if kind in words)
 
 
 def options_of(chain: list[ClassSource]) -> tuple[Mapping[str, Option] | None, str]:
-    """The options of a method with their facts. None if their class cannot be read."""
+    """Return the options of a method with their facts, and their docstring. None if their class cannot be read."""
     for ancestor in chain:
         if "Options" in ancestor.values:
             written = ancestor.source.resolve(ancestor.values["Options"])

@@ -1,4 +1,4 @@
-"""The options class of every method, read without an import of the method's file (an import of torch takes seconds).
+"""Read the options class of every method without importing the method's file (an import of torch takes seconds).
 
 Only the dataclass itself is executed, with the names that it uses. Names from light modules are imported. Names from
 other modules of this project are read from their sources in the same way.
@@ -21,7 +21,7 @@ LIGHT = ("annotated_types", "collections", "dataclasses", "enum", "math", "pathl
 
 
 class NotReadable(Exception):
-    """A definition that cannot be read without an import of its file."""
+    """Raised for a definition that cannot be read without importing its file."""
 
 
 def check_method_options(method: str, values: Mapping[str, Any], *, where: str) -> None:
@@ -36,7 +36,7 @@ def check_method_options(method: str, values: Mapping[str, Any], *, where: str) 
 
 @cache
 def options_class(method: str) -> type | None:
-    """A copy of the options dataclass of a method; None if this needs an import of the method's file."""
+    """Return a copy of the options dataclass of a method; None if this needs an import of the method's file."""
     facts = method_sources().get(method)
     if facts is None:  # its file is broken: the quantize step says so
         return None
@@ -49,7 +49,7 @@ def options_class(method: str) -> type | None:
 
 
 def options_of(module: str, method: ast.ClassDef) -> type:
-    """The `Options` of a class, from the class itself or from its first base class that has it."""
+    """Return the class `Options` of a method, from its class or from the first base class that has one."""
     named = attribute(method, "Options")
     if isinstance(named, ast.Name):
         options = definition(module, named.id)
@@ -65,7 +65,7 @@ def options_of(module: str, method: ast.ClassDef) -> type:
 
 @cache
 def definition(module: str, name: str) -> Any:
-    """Value of a name in a module's source. NotReadable if the value needs heavy modules."""
+    """Return the value of a name in a module's source. NotReadable if that needs a module slow to import."""
     home, node = source_of(module, name)
     if node is None:
         return getattr(importlib.import_module(home), name)
@@ -81,7 +81,7 @@ def definition(module: str, name: str) -> Any:
 
 
 def source_of(module: str, name: str) -> tuple[str, ast.stmt | None]:
-    """Module and statement that define a name. The statement is None if the module is light."""
+    """Return the module and the statement that define a name. The statement is None for modules that import fast."""
     for node in tree(module).body:
         if name in defined(node):
             return module, node
@@ -96,14 +96,14 @@ def source_of(module: str, name: str) -> tuple[str, ast.stmt | None]:
 
 
 def is_bound(module: str, name: str) -> bool:
-    """Whether a module's source defines a name. All other names are built-in, or local to a function."""
+    """Return whether a module defines a name at its top level. Other names are built-in, or local to a function."""
     return any(
         name in defined(node) or name in [alias for *_, alias in imported(module, node)] for node in tree(module).body
     )
 
 
 def defined(node: ast.stmt) -> list[str]:
-    """Names that a statement defines."""
+    """Return the names that a statement defines."""
     if isinstance(node, ast.ClassDef | ast.FunctionDef):
         return [node.name]
     if isinstance(node, ast.Assign):
@@ -112,7 +112,7 @@ def defined(node: ast.stmt) -> list[str]:
 
 
 def imported(module: str, node: ast.stmt) -> Iterator[tuple[str, str, str]]:
-    """Names that `from … import …` brings in, as triples: (module, name in that module, name in this file)."""
+    """Yield the names that `from … import …` defines, as (module, name in that module, name in this file)."""
     if isinstance(node, ast.ImportFrom):
         package = module.split(".")[: -node.level] if node.level else []
         origin = ".".join([*package, *([node.module] if node.module else [])])
@@ -120,12 +120,12 @@ def imported(module: str, node: ast.stmt) -> Iterator[tuple[str, str, str]]:
 
 
 def classes(module: str) -> list[ast.ClassDef]:
-    """Classes of a module's source."""
+    """Return the classes in a module's source, except classes inside other classes or functions."""
     return [node for node in tree(module).body if isinstance(node, ast.ClassDef)]
 
 
 def attribute(node: ast.ClassDef, name: str) -> ast.expr | None:
-    """Expression of a class attribute in the source."""
+    """Return the expression that a class body assigns to `name`; None if there is none."""
     for line in node.body:
         if isinstance(line, ast.Assign | ast.AnnAssign) and name in defined(line):
             return line.value
@@ -133,13 +133,13 @@ def attribute(node: ast.ClassDef, name: str) -> ast.expr | None:
 
 
 def constant(node: ast.expr | None) -> Any:
-    """The value of a literal."""
+    """Return the value of a literal; None for any other expression."""
     return node.value if isinstance(node, ast.Constant) else None
 
 
 @cache
 def tree(module: str) -> ast.Module:
-    """Syntax tree of a module's source."""
+    """Return the syntax tree of a module's source."""
     try:
         return ast.parse(module_file(module).read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError) as problem:
@@ -147,7 +147,7 @@ def tree(module: str) -> ast.Module:
 
 
 def module_file(module: str) -> Path:
-    """The source of a module: of this checkout, or of an installed package."""
+    """Return the source file of a module: of this checkout, or of an installed package."""
     package, *inner = module.split(".")
     spec = None if (ROOT / package).is_dir() else importlib.util.find_spec(package)  # of a package: imports nothing
     roots = list(spec.submodule_search_locations or [str(spec.origin)]) if spec else [str(ROOT / package)]

@@ -1,4 +1,4 @@
-"""Text of `qdit methods`: a line for each method, or one method with its options."""
+"""Write the text of `qdit methods`: a line for each method, or one method with its options."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ HEADINGS = ("method", "in tables", "calibration", "rounding", "options", "file")
 
 
 def methods_text() -> str:
-    """A line for each method, and one for each file that cannot be used."""
+    """Write a line for each method, and a line for each file that cannot be used."""
     index = method_index()
     rows = [HEADINGS, *(row_of(facts) for facts in index.methods.values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
@@ -20,14 +20,14 @@ def methods_text() -> str:
 
 
 def row_of(facts: MethodFacts) -> tuple[str, ...]:
-    """Cells of the line of a method."""
+    """Return the cells of the line about a method."""
     rounding = "learned" if facts.learns_rounding else "-"
     options = "unknown" if facts.options is None else ", ".join(facts.options) or "-"
     return facts.name, facts.printed, ", ".join(facts.calibration) or "-", rounding, options, shown(facts.path)
 
 
 def method_text(name: str) -> str:
-    """Text about one method: its purpose, its needs, its options with types and defaults as JSON, its citation."""
+    """Write about one method: its purpose, its needs, its options with types and defaults as JSON, its citation."""
     facts = method_facts(name)
     lines = [f"{facts.name} ({facts.printed}): {' '.join(facts.about.split())}"]
     lines.append(f"file: {shown(facts.path)}")
@@ -40,7 +40,7 @@ def method_text(name: str) -> str:
 
 
 def calibration_text(facts: MethodFacts) -> str:
-    """Text with the kinds of calibration data, and the options that make a kind unnecessary."""
+    """Write which kinds of calibration data a method needs, and which options make a kind unnecessary."""
     words = []
     for kind in facts.calibration:
         idle = [f"{name} {as_json(value)}" for unused, name, value in facts.calibration_unused if unused == kind]
@@ -49,7 +49,7 @@ def calibration_text(facts: MethodFacts) -> str:
 
 
 def options_lines(facts: MethodFacts) -> list[str]:
-    """A line for each option, with the description from the class."""
+    """Write a line for each option, with the description from the class."""
     if facts.options is None:
         return ["options: not known, since their class cannot be read without importing it"]
     if not facts.options:
@@ -65,7 +65,7 @@ def options_lines(facts: MethodFacts) -> list[str]:
 
 
 def as_json(value: Any) -> str:
-    """A default value as a profile or --options would write it."""
+    """Write a default value as in a profile or after --options."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except TypeError:

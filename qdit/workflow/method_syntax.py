@@ -1,4 +1,4 @@
-"""Classes, read from source text: values of attributes, fields of dataclasses, base classes in other files."""
+"""Read classes from source text: values of attributes, fields of dataclasses, base classes in other files."""
 
 import ast
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from qdit.core.modules import module_file, parse_source, shown
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a method: the text of its type, its default, and its description (the string below the field).
+    """An option of a method: its type as text, its default, and its description (the string below the field).
 
     `known` is False if the default is not a literal. Then `default` is its source text.
     """
@@ -24,7 +24,7 @@ class Option:
 
 
 class SourceFile:
-    """Syntax tree of a module: classes, constants and imports at its top level."""
+    """The source of a module: classes, constants and imports at its top level."""
 
     def __init__(self, module: str, path: Path) -> None:
         tree = parse_source(path)
@@ -42,9 +42,9 @@ class SourceFile:
                 self.imported |= {alias.asname or alias.name: (alias.name, None) for alias in node.names}
 
     def resolve(self, expression: ast.expr) -> "ClassSource | None":
-        """The class that an expression names, in this file or in the file from which it is imported.
+        """Find the class that an expression names, in this file or in the file from which it is imported.
 
-        None if unknown.
+        None if the class cannot be found.
         """
         if isinstance(expression, ast.Subscript):  # Generic[T]
             return self.resolve(expression.value)
@@ -59,9 +59,9 @@ class SourceFile:
         return imported_class(module, name) if module and name else None
 
     def constant(self, name: str) -> ast.expr | None:
-        """The value of a name at the top level, in this file or in the file from which it is imported.
+        """Find the value of a top-level name, in this file or in the file from which it is imported.
 
-        None if unknown.
+        None if the name cannot be found.
         """
         if name in self.constants:
             return self.constants[name]
@@ -72,14 +72,14 @@ class SourceFile:
         return SourceFile(module, path).constants.get(original)
 
     def module_of(self, expression: ast.expr) -> str | None:
-        """The module that an expression names: `a.b` after `import a.b`, or a name of an import."""
+        """Find the module that an expression names: `a.b` after `import a.b`, or an imported name. None if unknown."""
         text = ast.unparse(expression)
         module, name = self.imported.get(text, (None, None))
         return f"{module}.{name}" if module and name else module
 
 
 def imported_class(module: str, name: str) -> "ClassSource | None":
-    """A class of another module, read without an import. None if there is no such class."""
+    """Read a class of another module without importing the module. None if there is no such class."""
     path = module_file(module)
     if path is None:
         return None
@@ -92,14 +92,14 @@ def imported_class(module: str, name: str) -> "ClassSource | None":
 
 @dataclass(frozen=True)
 class ClassSource:
-    """A class, read from its source text."""
+    """A class, read from its source text and never executed."""
 
     source: SourceFile
     node: ast.ClassDef
 
     @cached_property
     def values(self) -> dict[str, ast.expr]:
-        """Class attribute → expression."""
+        """Class attribute → the expression of its value."""
         return assigned(self.node.body)
 
     @property
@@ -114,12 +114,12 @@ class ClassSource:
 
     @property
     def docstring(self) -> str:
-        """The docstring without indents. Empty if there is none."""
+        """The docstring without indents; empty if there is none."""
         return ast.get_docstring(self.node) or ""
 
     @property
     def fields(self) -> dict[str, Option]:
-        """Annotated fields of a dataclass, each with the string below it."""
+        """Field of a dataclass → its type, its default, and the string below it."""
         options = {}
         below = [*self.node.body[1:], None]
         for line, following in zip(self.node.body, below, strict=True):
@@ -133,7 +133,10 @@ class ClassSource:
         return options
 
     def ancestors(self) -> list["ClassSource"]:
-        """The class and its base classes in the order of look-up, as far as their files are known."""
+        """Return the class and its base classes, in the order in which attributes are looked up.
+
+        A base class whose file is not known is left out.
+        """
         chain, waiting = [self], list(self.node.bases)
         sources = [self.source] * len(waiting)
         while waiting:
@@ -146,15 +149,15 @@ class ClassSource:
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Name of the module, and name of the class."""
+        """(name of the module, name of the class)."""
         return self.source.module, self.node.name
 
     def line_of(self, name: str) -> str:
-        """File and line of a class attribute."""
+        """Write the file and line of a class attribute."""
         return f"{self.source.where} line {self.values[name].lineno}"
 
     def literal(self, name: str) -> Any:
-        """Value of a class attribute. ConfigError if it is not a literal."""
+        """Return the value of a class attribute. ConfigError if it is not a literal."""
         try:
             return ast.literal_eval(self.values[name])
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -164,9 +167,9 @@ class ClassSource:
             ) from None
 
     def constant(self, expression: ast.expr | None) -> tuple[Any, bool]:
-        """Value of a default, and True; or its source text, and False, if the value is unknown.
+        """Return the value of a default and True; or its source text and False, if the value is not known.
 
-        The default can be a constant of the file.
+        The default can be a literal or the name of a constant in the file.
         """
         if isinstance(expression, ast.Name):
             expression = self.source.constant(expression.id) or expression
@@ -179,7 +182,7 @@ class ClassSource:
 
 
 def assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
-    """Name → expression, for the assignments in a class or module body. `a: int = 1` counts as an assignment."""
+    """Return name → expression for the assignments in a class or module body. `a: int = 1` counts as an assignment."""
     values: dict[str, ast.expr] = {}
     for line in body:
         if isinstance(line, ast.Assign):
@@ -190,7 +193,7 @@ def assigned(body: list[ast.stmt]) -> dict[str, ast.expr]:
 
 
 def text_of(line: ast.stmt | None) -> str:
-    """The string, if a statement is nothing but a string."""
+    """Return the string if a statement is nothing but a string; else an empty text."""
     if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str):
         return " ".join(line.value.value.split())
     return ""

@@ -1,4 +1,7 @@
-"""Text of `qdit models`: a line for each transformer of diffusers, or one with the share of each role."""
+"""Write the text of `qdit models`: which of the weights in diffusers' transformers have a role that methods can find.
+
+There is a line for each class, or a text about one class with the share of each role.
+"""
 
 from collections.abc import Sequence
 
@@ -29,7 +32,7 @@ A class can have several such lists.
 
 
 def cells(coverage: Coverage) -> tuple[str, ...]:
-    """Cells of a class's row in the table."""
+    """Return the cells of a class's row in the table."""
     if coverage.problem:
         return coverage.class_name, "-", "-", "-", f"not built: {coverage.problem}"
     more = len(coverage.missing) - SHOWN
@@ -44,12 +47,12 @@ def cells(coverage: Coverage) -> tuple[str, ...]:
 
 
 def percent(share: float) -> str:
-    """A share with one digit, rounded down, so that 100.0 % is all."""
+    """Write a share in percent with one digit, rounded down, so that only a complete share is 100.0 %."""
     return f"{int(share * 1000) / 10:.1f} %"
 
 
 def classes_text(coverages: Sequence[Coverage]) -> str:
-    """Text with a line for each class of diffusers."""
+    """Write a line for each transformer class of diffusers."""
     rows = [HEADINGS, *map(cells, coverages)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -57,26 +60,26 @@ def classes_text(coverages: Sequence[Coverage]) -> str:
 
 
 def summary(coverages: Sequence[Coverage]) -> str:
-    """Sentence: number of classes, and number of classes in which most weights have a role."""
+    """Write the number of classes, and the number of classes in which most weights have a role."""
     built = [coverage for coverage in coverages if not coverage.problem]
     full, most = (sum(coverage.share >= share for coverage in built) for share in (0.99, 0.9))
     return f"{len(coverages)} classes: {full} have roles for at least 99 % of their weights, {most} for at least 90 %"
 
 
 def classes_markdown(coverages: Sequence[Coverage]) -> str:
-    """The page of the documentation."""
+    """Write the page of the documentation about all classes."""
     rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, coverages)]
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     return "\n".join([INTRODUCTION, f"{summary(coverages)}.\n", *head, *rows])
 
 
 def quoted(row: tuple[str, ...]) -> tuple[str, ...]:
-    """Cells with the class as code."""
+    """Return the cells with the name of the class marked as code."""
     return (f"`{row[0]}`", *row[1:])
 
 
 def class_text(coverage: Coverage) -> str:
-    """Text about one class."""
+    """Write the text about one class: roles with their share of the weights, and layers without a role."""
     if coverage.problem:
         return f"{coverage.class_name}: cannot be built with default settings ({coverage.problem})"
     lines = [

@@ -1,4 +1,4 @@
-"""`qdit new method NAME`: writes a method that works, its test, and an overlay that runs it.
+"""Write the files of a new method (`qdit new method NAME`): a method that works, its test, and an overlay that runs it.
 
 The author then changes them.
 """
@@ -134,9 +134,9 @@ tables:
 
 
 def new_method(name: str, root: Path = ROOT) -> list[Path]:
-    """Write the three files of a new method below `root`. If the name or one of the files exists, write nothing.
+    """Write the three files of a new method below `root`, and return their paths.
 
-    ConfigError for a name that no method may have, or that exists.
+    ConfigError, and nothing is written, for a name that no method may have, and if the name or a file exists.
     """
     check_name(name)
     stem = re.sub(r"\W+", "_", name)
@@ -163,7 +163,7 @@ def new_method(name: str, root: Path = ROOT) -> list[Path]:
 
 
 def check_name(name: str) -> None:
-    """ConfigError for a name that no method may have, or that another method has."""
+    """Raise ConfigError for a name that no method may have, or that another method already has."""
     index = method_index()
     if NAME.fullmatch(name) is None or len(name) > LONGEST:
         raise ConfigError(

@@ -1,4 +1,7 @@
-"""One row of a table with its full-precision partner: how a command names it, and which parts of a profile it needs."""
+"""Find one row of a table by the words of a command, and the parts of a profile that the row needs.
+
+The full-precision partner of a row is made with it.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,7 +40,7 @@ SMOKE_RUNGS = [SMOKE_CHUNK // 2, SMOKE_CHUNK]
 
 @dataclass(frozen=True)
 class TableRow:
-    """A row of a table. `others` are other blocks of the table with the same row: setting, form and scope."""
+    """A row of a table. `others` names the table's other blocks (setting, form, scope) with a row of this name."""
 
     table: str
     run: Run
@@ -45,18 +48,18 @@ class TableRow:
 
     @property
     def words(self) -> str:
-        """Text for `--row` that names exactly this row."""
+        """Words for `--row` that name exactly this row."""
         return f"{self.table} {names_of(self.run)}"
 
 
 def names_of(run: Run) -> str:
-    """Label, bits, setting, form and scope of a run."""
+    """Write label, bits, setting, form and scope of a run."""
     mode = "" if run.mode == SIMULATE else f" {run.mode}"
     return f"{run.label} {run.bits} {run.setting} {run.form} {run.scope}{mode}"
 
 
 def block_of(run: Run) -> str:
-    """Setting, form and scope of a run."""
+    """Write setting, form and scope of a run."""
     return f"{run.setting} {run.form} {run.scope}"
 
 
@@ -97,15 +100,15 @@ def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRo
 
 
 def rows_of_row(profile: Profile, row: TableRow) -> list[Run]:
-    """The full-precision run with the same noise, then the row itself."""
+    """Return the full-precision run with the same noise, then the row's run."""
     return list(dict.fromkeys((full_precision_run(profile, row.run), row.run)))
 
 
 def profile_of_row(profile: Profile, row: TableRow) -> dict[str, Any]:
-    """The part of a profile that a row and its partner need: files, models, settings, and one table with these runs.
+    """Return the part of a profile for one row and its full-precision partner: files, models, settings, and one table.
 
-    Plans, checks and estimates use this part instead of the profile. The workflow itself uses the whole profile. So the
-    whole table can use the files of the row later.
+    Plans, checks and estimates use this part. The workflow itself uses the whole profile, so that the whole table can
+    later use the files of the row.
     """
     run, full = row.run, full_precision_label(profile)
     search = search_of(profile, run)
@@ -134,9 +137,10 @@ def profile_of_row(profile: Profile, row: TableRow) -> dict[str, Any]:
 
 
 def smoke_values(profile: Profile) -> dict[str, Any]:
-    """Overlay for a smoke run: few images, samples and iterations, and a results folder of its own.
+    """Return the overlay of a smoke run (a short test of every step): few images, samples and iterations.
 
-    Every step has its real shapes. So the run finds missing files, too little memory and broken packages.
+    Every step has its real shapes. So the run finds missing files, too little memory and broken packages. Its results
+    folder is a separate one.
     """
     values: dict[str, Any] = {"profile": f"{profile['profile']}-smoke"}
     values["sampling"] = {"images": SMOKE_IMAGES, "chunk": SMOKE_CHUNK, "chunks_per_shard": 1}
@@ -172,7 +176,7 @@ def _smoke_method(profile: Profile, label: str) -> dict[str, Any]:
 
 
 def write_smoke_overlay(profile: Profile, folder: Path) -> Path:
-    """Write the overlay of a smoke run into its results folder. Return the file."""
+    """Write the overlay of a smoke run into its results folder. Return the path of the file."""
     values = smoke_values(profile)
     path = folder / values["profile"] / "smoke.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +185,7 @@ def write_smoke_overlay(profile: Profile, folder: Path) -> Path:
 
 
 def row_title(row: TableRow) -> list[str]:
-    """Lines that name the row."""
+    """Write lines that name the row."""
     run = row.run
     weights, activations = split_bits(run.bits)
     lines = [
@@ -194,12 +198,12 @@ def row_title(row: TableRow) -> list[str]:
 
 
 def megabytes_of(files: Iterable[Mapping[str, Any]]) -> float:
-    """Sum of the file sizes that the profile gives, in MB."""
+    """Add up the file sizes that the profile gives, in MB."""
     return sum(entry.get("megabytes") or 0 for entry in files)
 
 
 def files_text(row_profile: Profile) -> list[str]:
-    """A line for each file of a row with its size, and a line with the sum."""
+    """Write a line with the sum of the file sizes of a row, and a line for each file."""
     needed, known = needed_files(row_profile), row_profile.get("files", {})
     entries = [known.get(path, {}) for path in needed]
     lines = [f"files: {len(needed)}, about {megabytes_of(entries) / 1000:.1f} GB to download"]
@@ -211,7 +215,7 @@ def files_text(row_profile: Profile) -> list[str]:
 
 
 def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) -> tuple[list[TableRow], list[str]]:
-    """Split texts into two lists: rows (texts of several words), and parts of paths (all other texts).
+    """Split the values of `--row`: texts of several words are rows, texts of one word are parts of paths.
 
     ConfigError for an empty text, because it would name every row.
     """
@@ -225,7 +229,7 @@ def named_rows(profile: Profile, texts: Sequence[str], tables: Sequence[str]) ->
 def rows_by_table(
     profile: Profile, rows: Iterable[TableRow], others: Mapping[str, list[Run]] | None = None
 ) -> dict[str, list[Run]]:
-    """Table → runs of its rows with their full precision. `others` are the rows that are already there."""
+    """Return table → runs of its rows with their full precision, added to the runs in `others`."""
     runs = {table: list(known) for table, known in (others or {}).items()}
     for row in rows:
         runs[row.table] = list(dict.fromkeys([*runs.get(row.table, []), *rows_of_row(profile, row)]))
@@ -233,14 +237,14 @@ def rows_by_table(
 
 
 def smoke_profile(names: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """A profile with the overlay of a smoke run, and the files of both. The overlay is written below `results/`."""
+    """Return a profile changed to a smoke run, and the names of its files; the overlay is written below `results/`."""
     overlay = write_smoke_overlay(load_profile(*names), Path("results"))
     layers = [*names, str(overlay)]
     return load_profile(*layers), layers
 
 
 def smoke_ending(row: TableRow, results: Path) -> str:
-    """Last line of a smoke run: every step works, or the failure that the row recorded."""
+    """Write the last line of a smoke run: every step works, or the failure that the row recorded."""
     if failure := failed_row(row.run, results):
         return f"{row.words}: the smoke run recorded a failure: {failure.text}"
     return (
@@ -250,12 +254,12 @@ def smoke_ending(row: TableRow, results: Path) -> str:
 
 
 def missing_files(row_profile: Profile) -> list[str]:
-    """Files of a row that do not exist."""
+    """Return the files of a row that do not exist."""
     return [path for path in needed_files(row_profile) if not is_there(Path(path))]
 
 
 def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
-    """DataError in one line if files of a row are missing. The line names the command that fetches them."""
+    """Raise DataError in one line if files of a row are missing. The line names the command that fetches them."""
     for row in rows:
         row_profile = profile_of_row(profile, row)
         if missing := missing_files(row_profile):
@@ -269,7 +273,7 @@ def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
 
 
 def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str]) -> str:
-    """Command that downloads the files of a row, also files without a whole sha256."""
+    """Return the command that downloads the files of a row, also files without a whole sha256."""
     name = str(profile["profile"]).removesuffix("-smoke")
     top = [
         folder
@@ -281,7 +285,7 @@ def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str]) -> st
 
 
 def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> list[str]:
-    """Lines about the rows. If the profile downloads files, also their files, jobs and hours."""
+    """Write lines about the rows. If the profile downloads files, also their files, jobs and hours."""
     lines = []
     for row in rows:
         lines += row_title(row)
@@ -291,7 +295,7 @@ def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> lis
 
 
 def steps_of(profile: Profile, row: TableRow) -> dict[str, int]:
-    """Step → number of jobs for a row and its partner. Each check of a downloaded file is a job too."""
+    """Return step → number of jobs for a row and its partner. Each check of a downloaded file is a job too."""
     row_profile = profile_of_row(profile, row)
     speed = Speed(1.0, "only counted")
     jobs = {job.name: job.rule for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
@@ -312,7 +316,7 @@ def _weights(row_profile: Profile) -> list[str]:
 
 
 def row_hours(profile: Profile, row: TableRow, speed: Speed) -> dict[str, float]:
-    """Step → GPU-hours for a row and its partner."""
+    """Return step → GPU-hours for a row and its full-precision partner."""
     jobs = {job.name: job for run in rows_of_row(profile, row) for job in run_jobs(profile, run, speed)}
     hours: dict[str, float] = {}
     for job in jobs.values():
@@ -321,7 +325,7 @@ def row_hours(profile: Profile, row: TableRow, speed: Speed) -> dict[str, float]
 
 
 def jobs_text(profile: Profile, row: TableRow, results: Path) -> list[str]:
-    """Number of jobs of a row by step, and its hours on some cards."""
+    """Write the number of jobs of a row by step, and its hours on some cards."""
     steps = steps_of(profile, row)
     lines = [f"jobs: {sum(steps.values())} ({', '.join(f'{name} {count}' for name, count in steps.items())})"]
     for speed in speeds_of_cards(profile, results).values():
@@ -332,5 +336,5 @@ def jobs_text(profile: Profile, row: TableRow, results: Path) -> list[str]:
 
 
 def time_text(hours: float) -> str:
-    """A time as text: `3.7 h`, `12 min`, `20 s`."""
+    """Write a time: `3.7 h`, `12 min`, `20 s`."""
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.0f} min" if 60 * hours >= 1 else f"{3600 * hours:.0f} s"

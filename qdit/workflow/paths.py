@@ -1,9 +1,8 @@
-"""Limits for the paths of a profile: it must not choose which files this program runs or overwrites.
+"""Check the paths of a profile, so that a profile cannot choose which files this program runs or overwrites.
 
-The profile may come from an unknown person.
-
-Every path is relative to the checkout and stays in its data folders. Downloads use https or the hub. They go to folders
-of inputs, under names that neither Python nor Snakemake nor a shell would load. SECURITY.md explains this to readers.
+The profile may come from an unknown person. Every path is relative to the checkout and stays in its data folders.
+Downloads use https or the Hugging Face hub. They go to folders of inputs, under names that neither Python nor Snakemake
+nor a shell would load. SECURITY.md explains this to readers.
 """
 
 import re
@@ -57,7 +56,10 @@ def check_paths(profile: Mapping[str, Any]) -> None:
 
 
 def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """(where, path, whether it may also be a JSON file of config/) of every file or folder that a profile reads."""
+    """Yield (position, path, flag) of every file or folder that a profile reads.
+
+    The flag says whether the path may also be a JSON file of config/.
+    """
     for name, model in profile["models"].items():
         for form, path in model["forms"].items():
             yield f"models.{name}.forms.{form}", path, False
@@ -86,9 +88,9 @@ def paths_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
 
 
 def require_data_path(path: str, where: str, *, prompts: bool = False, folders: tuple[str, ...] = DATA_FOLDERS) -> None:
-    """Raise ConfigError unless `path` is relative and lies below one of the folders, also after links are followed.
+    """Raise ConfigError unless `path` is relative and lies below one of the folders, even if links are followed.
 
-    With `prompts` a JSON file of config/ is allowed too.
+    With `prompts` a JSON file of config/ is allowed too. `where` is the position of the path in the profile.
     """
     parts, named = PurePosixPath(path).parts, f"{where}: found {path!r}"
     allowed = ", ".join(f"{folder}/" for folder in folders) + (f" or {PROMPT_FOLDER}/*.json" if prompts else "")
@@ -109,7 +111,7 @@ def require_data_path(path: str, where: str, *, prompts: bool = False, folders: 
 
 
 def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless a profile may download a file to `path` from the source of its entry.
+    """Raise ConfigError unless a profile may download a file to `path` from the source in `entry`.
 
     Files that VBench runs or unpickles must come from VBench's own addresses. A digest in the profile proves nothing
     for them: the author of the address is also the author of the digest.
@@ -131,7 +133,7 @@ def require_fetchable(path: str, entry: Mapping[str, Any]) -> None:
 
 
 def is_https(url: str) -> bool:
-    """Whether an address is a web address with encryption and a host."""
+    """Return whether an address begins with https:// and names a host."""
     try:
         split = urlsplit(url)
         return split.scheme == "https" and bool(split.hostname) and url.isprintable() and " " not in url
@@ -140,13 +142,13 @@ def is_https(url: str) -> bool:
 
 
 def is_inside(file: str) -> bool:
-    """Whether a name stays inside the folder that it is relative to."""
+    """Return whether a relative path stays inside its folder."""
     path = PurePosixPath(file)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in file
 
 
 def loaded_part(path: str) -> str | None:
-    """The part of a path that a program would load as code or configuration; None if there is none."""
+    """Return the part of a path that a program would load as code or configuration; None if there is none."""
     *folders, name = PurePosixPath(path).parts
     if Path(name).suffix.lower() in LOADED_SUFFIXES or name.lower() in LOADED_NAMES:
         return name
@@ -157,7 +159,7 @@ def loaded_part(path: str) -> str | None:
 
 
 def require_plain_folders(*folders: str | Path) -> None:
-    """Raise ConfigError for a checkout or working folder whose path Snakemake would read as a pattern."""
+    """Raise ConfigError for a folder with braces or line ends, which Snakemake would read as a pattern."""
     for folder in folders:
         if set(str(folder)) & set("{}\n"):
             raise ConfigError(
@@ -167,7 +169,7 @@ def require_plain_folders(*folders: str | Path) -> None:
 
 
 def require_python(path: str) -> None:
-    """Raise ConfigError if the interpreter of a profile could be a downloaded file."""
+    """Raise ConfigError if the Python interpreter that a profile names could be a downloaded file."""
     if not PYTHON_NAME.fullmatch(PurePosixPath(path).name) or PurePosixPath(path).parts[0] in FETCHED_FOLDERS:
         raise ConfigError(
             f"vbench.python: found {path!r}, expected a file named python, python3 or the like, outside"
@@ -178,5 +180,5 @@ def require_python(path: str) -> None:
 
 
 def is_verified(entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of `files` has the whole sha256. Then the digest shows whether a download is the right file."""
+    """Return whether an entry of `files` has the whole sha256, so that a download can be checked."""
     return len(entry.get("sha256") or "") == WHOLE_DIGEST

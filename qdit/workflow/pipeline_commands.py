@@ -1,4 +1,7 @@
-"""Commands of the jobs of whole pipelines; `qdit.workflow.commands` puts them among the others."""
+"""Build the commands of jobs for whole pipelines of diffusers.
+
+`qdit.workflow.commands` builds the other commands.
+"""
 
 import json
 from collections.abc import Mapping
@@ -14,37 +17,40 @@ from qdit.workflow.profile_pipelines import FIRST_FILE
 
 
 class PipelineCommands(Files):
-    """Commands of pipelines, and the files that only they read."""
+    """Builds the commands of pipelines, and names the files that only pipelines read."""
 
     def call(self, setting: str) -> dict[str, Any] | None:
-        """How a setting calls its pipeline; None for other models."""
+        """Return the key `call` of a setting: how the pipeline is called; None for models that are no pipelines."""
         call = self.profile["settings"][setting].get("call")
         return None if call is None else dict(call)
 
     def prompt_files(self, setting: str) -> dict[str, Path]:
-        """The two lists of prompts of a setting; empty for models without a pipeline."""
+        """Return the two lists of prompts of a setting, for samples and for calibration.
+
+        They are empty for models without a pipeline.
+        """
         call = self.call(setting)
         return {} if call is None else {key: self.file(call[key]) for key in ("prompts", "calibration_prompts")}
 
     def pipeline_mark(self, model: str, form: str) -> Path:
-        """File of a pipeline's folder that jobs depend on."""
+        """Return the first file of a pipeline's folder. Jobs depend on it in place of the whole folder."""
         return self.file(f"{self.profile['models'][model]['forms'][form]}/{FIRST_FILE}")
 
     def arguments(self, setting: str, *, with_guidance: bool) -> str:
-        """Arguments of a pipeline's call as JSON, with the guidance scale for commands that have no flag for it."""
+        """Return the arguments of a pipeline's call as JSON; `with_guidance` adds the guidance scale."""
         entry = self.profile["settings"][setting]
         guidance = {"guidance_scale": entry["cfg_scale"]} if with_guidance else {}
         return json.dumps(entry["call"]["arguments"] | guidance, sort_keys=True)
 
     def pipeline_precision(self, replicate: int = 0) -> dict[str, Any]:
-        """Flags of the seed of a replicate, and of the precision."""
+        """Return the flags of a replicate's seed and of the precision."""
         dtype = self.profile.get("compute", {}).get("dtype")
         return {"--seed": replicate_seed(self.profile["seed"], replicate)} | (
             {} if dtype is None else {"--dtype": dtype}
         )
 
     def calibrate_pipeline(self, weights: Path, path: Path, setting: str, kind: str, replicate: int = 0) -> str:
-        """Pipeline and prompts → calibration data."""
+        """Return the command that makes calibration data with a pipeline and its calibration prompts."""
         steps, (name, _) = self.profile["settings"][setting]["steps"], split_kind(kind)
         samples = samples_of(self.profile, setting, kind)
         values = {
@@ -59,7 +65,10 @@ class PipelineCommands(Files):
     def sample_pipeline(
         self, run: Run, folder: Path, checkpoint: Path, counts: Mapping[str, Any], shard: int
     ) -> list[str]:
-        """Words of the command checkpoint → images by the whole pipeline, without the extractor."""
+        """Return the words of the command that samples one shard with the whole pipeline.
+
+        The flags of the extractor are not among them.
+        """
         entry = self.profile["settings"][run.setting]
         values = {
             "--pipeline": folder,

@@ -1,4 +1,4 @@
-"""Order of the jobs of a run: the block that the first page shows comes first. The order changes no number."""
+"""Order the jobs of a run: the table that the first page shows comes first. The order changes no number."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,16 +21,19 @@ SHARED = 0.4
 
 
 def leading_table(profile: Profile) -> str | None:
-    """The first default table of kind `table2`, else the first default table; None without default tables."""
+    """Return the table to make first: the first default table of kind `table2`, else the first default table.
+
+    None without default tables.
+    """
     tables = default_tables(profile)
     leading = [table for table in tables if profile["tables"][table]["kind"] == LEADING_KIND]
     return next(iter(leading + tables), None)
 
 
 class Priorities:
-    """Priorities of a profile's jobs, computed once. A job with a higher number runs first.
+    """Computes the priority of each job of a profile. Snakemake runs the job with the highest number first.
 
-    Other tables are below 1.
+    Jobs of the leading table have numbers from 1, jobs of other tables have numbers below 1.
     """
 
     def __init__(self, profile: Profile, commands: Commands) -> None:
@@ -46,11 +49,11 @@ class Priorities:
                 self._files[file] = max(level, self._files.get(file, 0))
 
     def of_row(self, run: Run, stage: str) -> float:
-        """Priority of a job of a row. `stage` is a key of STAGES."""
+        """Return the priority of a job of a row. `stage` is a key of STAGES: which step of the row the job is."""
         return self._rows.get(run, 0) + STAGES[stage]
 
     def of_file(self, path: Path) -> float:
-        """Priority of the job that makes calibration data, an allocation, or statistics of real images."""
+        """Return the priority of a job that makes calibration data, an allocation, or statistics of real images."""
         return self._files.get(path, 0) + SHARED
 
     def _with_bases(self, run: Run) -> Iterator[Run]:
@@ -75,9 +78,9 @@ class Priorities:
 
 
 def levels(profile: Profile, table: str) -> dict[Run, int]:
-    """Row of a table → its level. Rows of the first block have the highest levels.
+    """Return row of a table → its level; jobs of a row with a higher level run earlier.
 
-    They have the setting, form and scope of the table's first run, and the bits that the first block lists.
+    The highest levels have the rows with the setting, form and scope of the first row, at the bits of the first block.
     """
     runs = [run for run in runs_of(profile, table) if run.mode == SIMULATE]
     if not runs:

@@ -1,4 +1,4 @@
-"""Profiles: YAML files that define models, settings, methods and tables; and the runs of a profile."""
+"""Read profiles (YAML files that define models, settings, methods and tables), and list the runs of a profile."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -64,10 +64,9 @@ Profile = Mapping[str, Any]
 def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read a profile and its overlays, by name or path, and check it.
 
-    The Snakefile and every command call this function.
-
-    Overlays change the default profile, config/mini.yaml, unless a file is a whole profile (`standalone`, or all parts
-    exist). `values` override all files (`snakemake --config`). ConfigError gives the problem in one line.
+    The Snakefile and every command call this function. Overlays change the default profile, config/mini.yaml, unless a
+    file is a whole profile (`standalone`, or all parts exist). `values` override all files (`snakemake --config`).
+    ConfigError gives the problem in one line.
     """
     profile = read_layers(*names, values=values)
     validate(profile)
@@ -77,7 +76,7 @@ def load_profile(*names: str | Path, values: Mapping[str, Any] | None = None) ->
 
 
 def say_miniature(profile: dict[str, Any]) -> None:
-    """Set the key `miniature`, in place, if a profile with a small model does not have it."""
+    """Add the key `miniature` to a profile with a small model, if it is missing: what its images show."""
     for model in profile["models"].values():
         about = MINIATURE if "instruments" in model else MINIATURES.get(model.get("reference"))
         if about is not None:
@@ -85,7 +84,10 @@ def say_miniature(profile: dict[str, Any]) -> None:
 
 
 def validate(profile: Any) -> ProfileModel:
-    """Convert a profile to its models. ConfigError for a value or a reference between parts that is not allowed."""
+    """Check a profile and return it as pydantic models.
+
+    ConfigError for a value that is not allowed, or for a name that no other part of the profile defines.
+    """
     model = check(ProfileModel, profile)
     check_references(model)
     check_paths(profile)
@@ -93,15 +95,15 @@ def validate(profile: Any) -> ProfileModel:
 
 
 def default_tables(profile: Profile) -> list[str]:
-    """Tables that the workflow makes if no target is named."""
+    """Return the tables that the workflow makes if the user names none."""
     return [table for table, definition in profile["tables"].items() if not definition.get("opt_in", False)]
 
 
 def runs_of(profile: Profile, table: str) -> list[Run]:
-    """Runs that a table needs, each once, in the order of its rows.
+    """Return the runs that a table needs, each once, in the order of its rows.
 
-    The page of kind `qc` reads the simulated runs of all other default tables, then its own controls. A table of kind
-    `integer` shows every quantized run in both modes.
+    The quality control (kind `qc`) reads the simulated runs of all other default tables, then its two controls. A table
+    of kind `integer` shows every quantized run in both modes.
     """
     runs: dict[Run, None] = {}
     if profile["tables"][table]["kind"] == "qc":
@@ -116,24 +118,24 @@ def runs_of(profile: Profile, table: str) -> list[Run]:
 
 
 def search_of(profile: Profile, run: Run) -> SearchRun | None:
-    """The search whose allocation a run uses, or None."""
+    """Return the search whose allocation a run uses, or None."""
     at = {"setting": run.setting, "form": run.form, "label": run.label, "bits": run.bits}
     return search_run_of(profile, **at, replicate=run.replicate)
 
 
 def searches_of(profile: Profile, table: str) -> list[SearchRun]:
-    """Searches whose allocations the runs of a table use, each once."""
+    """Return the searches whose allocations the runs of a table use, each once."""
     searches = [search_of(profile, run) for run in runs_of(profile, table)]
     return list(dict.fromkeys(search for search in searches if search is not None))
 
 
 def all_runs(profile: Profile) -> list[Run]:
-    """Runs of the default tables. A shared run occurs once."""
+    """Return the runs of the default tables, each once."""
     return list(dict.fromkeys(run for table in default_tables(profile) for run in runs_of(profile, table)))
 
 
 def listing(profile: Profile) -> str:
-    """Methods, settings, tables and runs as text."""
+    """List methods, settings, tables and runs as text."""
     lines = ["methods (name, where it is written, rows of this profile):"]
     for method, facts in method_index().methods.items():
         labels = [label for label, entry in profile["methods"].items() if entry["method"] == method]
@@ -149,7 +151,7 @@ def listing(profile: Profile) -> str:
 
 
 def broken_lines(profile: Profile) -> list[str]:
-    """Lines about files of methods that cannot be used, and about the rows that cannot be made for this reason."""
+    """Write lines about method files that cannot be used, and about the rows that are missing for this reason."""
     lines = []
     for file in method_index().broken:
         rows = [label for label, entry in profile["methods"].items() if entry["method"] in file.names]
@@ -158,9 +160,10 @@ def broken_lines(profile: Profile) -> list[str]:
 
 
 def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> list[str]:
-    """Flags of `qdit` that decide every sample of a setting. VAE and precision are left out if the profile has none.
+    """Return the flags of `qdit` that decide every sample of a setting.
 
-    Without `decoded` the VAE is left out, for steps that look at latents.
+    Without `decoded` the VAE is left out, for steps that work on latents. VAE and precision are left out if the profile
+    has none.
     """
     entry = profile["settings"][setting]
     model = profile["models"][entry["model"]]
@@ -174,26 +177,27 @@ def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> l
 
 
 def embeddings_file(profile: Profile, setting: str) -> str | None:
-    """Text embeddings that runs of a setting read, below the results. None if prompts are words."""
+    """Return the file of text embeddings for a setting, below the results. None if prompts are words."""
     model = profile["settings"][setting]["model"]
     return embeddings_path(model) if "text_encoder" in profile["models"][model] else None
 
 
 def embeddings_path(model: str) -> str:
-    """Text embeddings of a model, below the results."""
+    """Return the file of a model's text embeddings, below the results."""
     return f"text/{model}.safetensors"
 
 
 def encoder_files(profile: Profile, folder: str) -> list[str]:
-    """Files of a text encoder: the files of its folder in the profile, or else the one file that it must have."""
+    """Return the files of a text encoder that `files` of the profile lists, or else the one file that must exist."""
     known = [path for path in profile.get("files", {}) if Path(path).is_relative_to(folder)]
     return known or [f"{folder}/text_encoder/config.json"]
 
 
 def resolution_flag(profile: Profile, reference: str) -> list[str]:
-    """Flag with the side of the images that models with this reference make. Empty if the profile does not give it.
+    """Return the flag with the side in pixels of the images that models with this reference make.
 
-    A cell of the latents stands for eight pixels, as in every VAE that DiT was trained with.
+    Empty if the profile does not say it. One position of the latents stands for eight pixels, as in every VAE that DiT
+    was trained with.
     """
     models = [model for model in profile["models"].values() if model.get("reference") == reference]
     shapes = [(model["shape"], 8 if "vae" in model else 1) for model in models if "shape" in model]
@@ -202,14 +206,14 @@ def resolution_flag(profile: Profile, reference: str) -> list[str]:
 
 
 def full_precision_run(profile: Profile, run: Run) -> Run:
-    """The full-precision run with the same noise as `run`."""
+    """Return the full-precision run with the same noise as `run`."""
     return Run(run.setting, run.form, full_precision_label(profile), UNQUANTIZED, run.scope)
 
 
 def sampled(profile: Profile, setting: str, form: str) -> Mapping[str, Any]:
-    """Numbers of a run at a setting and form: images or clips, samples in a chunk, chunks in a shard.
+    """Return the numbers of a run: `images` (or clips), `chunk` (images in a chunk), and `chunks_per_shard`.
 
-    Kept frames of clips count as images. All runs of a setting and form have the same numbers. So each can be paired
+    Kept frames of clips count as images. All runs of a setting and form have the same numbers, so each can be paired
     with full precision.
     """
     entry = profile["settings"][setting]
@@ -220,11 +224,11 @@ def sampled(profile: Profile, setting: str, form: str) -> Mapping[str, Any]:
 
 
 def run_shards(profile: Profile, run: Run) -> range:
-    """Shard numbers of a run. Images of another program are one shard."""
+    """Return the shard numbers of a run. Images of another program are one shard."""
     return range(1) if run.mode == IMPORTED else shards(profile, run.setting, run.form)
 
 
 def shards(profile: Profile, setting: str, form: str) -> range:
-    """Shard numbers of a run of a setting and form."""
+    """Return the shard numbers of any run of a setting and form."""
     counts = sampled(profile, setting, form)
     return range(-(-counts["images"] // (counts["chunk"] * counts["chunks_per_shard"])))

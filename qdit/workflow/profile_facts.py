@@ -1,4 +1,7 @@
-"""Facts that follow from a profile: clips of a run, label of full precision. It may be plain data or models."""
+"""Derive facts from a profile: the number of clips of a run, the label of full precision.
+
+The profile may be plain data (a mapping) or pydantic models.
+"""
 
 import json
 from pathlib import Path
@@ -18,22 +21,22 @@ MINIATURES = dict.fromkeys(BUILT_IN_REFERENCES, MINIATURE) | {"fashion-mnist": "
 
 
 def is_full(profile: Keyed, label: str) -> bool:
-    """Whether a label is full precision."""
+    """Return whether a label stands for full precision."""
     entry = profile["methods"].get(label)
     return entry is not None and bool(entry["method"] == FULL_PRECISION_METHOD)
 
 
 def mode_of(entry: Keyed) -> str:
-    """Mode of the rows of an entry of `methods`: `tool`, `imported`, or `simulate`."""
+    """Return the mode of the rows of an entry of `methods`: `tool`, `imported` (images), or `simulate`."""
     if "tool" in entry:
         return TOOL
     return IMPORTED if "images" in entry else SIMULATE
 
 
 def block_runs(profile: Keyed, block: Keyed) -> list[Run]:
-    """Runs of a block in the order of its rows: full precision once, then every method at each of the bits.
+    """Return the runs of a block in the order of its rows: full precision once, then every method at each of the bits.
 
-    Images of another program have rows at their own bits only.
+    Images of another program have rows only at the bits that their entry names.
     """
     full = [label for label in block["methods"] if is_full(profile, label)]
     others = [label for label in block["methods"] if label not in full]
@@ -47,7 +50,7 @@ def block_runs(profile: Keyed, block: Keyed) -> list[Run]:
 
 
 def full_precision_label(profile: Keyed) -> str:
-    """Label of the method `fp`. Every run is compared with it image by image."""
+    """Return the label of the method `fp`. Every run is compared with it image by image."""
     for label, entry in profile["methods"].items():
         if entry["method"] == FULL_PRECISION_METHOD:
             return str(label)
@@ -57,10 +60,10 @@ def full_precision_label(profile: Keyed) -> str:
 
 
 def clips_of(profile: Keyed) -> int:
-    """Number of clips of a run: distinct prompts of the suite times clips per prompt.
+    """Return the number of clips of a run: distinct prompts of the prompt suite times clips per prompt.
 
     The suite is a file of the repository or a download. Before the download, `video.prompts` gives the number of
-    prompts. ConfigError if the suite cannot be read, or if its number of prompts differs from that of the profile.
+    prompts. ConfigError if the suite cannot be read, or if its number of prompts differs from `video.prompts`.
     """
     video = profile["video"]
     expected, path = video.get("prompts"), Path(video["suite"])

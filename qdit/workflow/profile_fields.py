@@ -1,4 +1,4 @@
-"""Checks of the values of a profile. Values are never converted. Each wrong value gives one line."""
+"""Check the values of a profile. Values are never converted. Each wrong value gives one line."""
 
 import re
 import reprlib
@@ -27,12 +27,12 @@ OWN = "profile"
 
 
 def refused(message: str) -> PydanticCustomError:
-    """Error with this complete text."""
+    """Make an error for pydantic whose message is exactly this text."""
     return PydanticCustomError(OWN, "{text}", {"text": message})
 
 
 def matching(pattern: str, description: str) -> AfterValidator:
-    """Annotation for text that matches `pattern` as a whole."""
+    """Make a type annotation for text that matches `pattern` as a whole; `description` completes the error message."""
 
     def check(text: str) -> str:
         if re.fullmatch(pattern, text) is None:
@@ -80,7 +80,7 @@ Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(as_tuple
 
 
 class Part(BaseModel):
-    """A mapping of a profile. It has one key for each field, and no other keys.
+    """A mapping in a profile with exactly these keys, one for each field.
 
     It can be read as an object (`part.steps`) and as a mapping of the keys in the file (`part["steps"]`).
     """
@@ -91,13 +91,13 @@ class Part(BaseModel):
 
     @classmethod
     def names(cls) -> dict[str, str]:
-        """Key → name of the field."""
+        """Return key in the file → name of the field; a field has another name if the key is no Python name."""
         return {field.alias or name: name for name, field in cls.model_fields.items()}
 
     @model_validator(mode="before")
     @classmethod
     def has_its_keys(cls, content: Any) -> Any:
-        """Refuse unknown and missing keys, with one line in plain words."""
+        """Refuse a mapping with unknown or missing keys, with one line in plain words."""
         if not isinstance(content, Mapping):
             return content
         known = cls.names()
@@ -122,11 +122,11 @@ class Part(BaseModel):
         return any(name in self.model_fields_set for alias, name in self.names().items() if alias == key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value of a key. `default` if the profile does not have the key."""
+        """Return the value of a key; `default` if the profile does not have the key."""
         return self[key] if key in self else default  # noqa: SIM401
 
     def keys(self) -> Iterator[str]:
-        """The keys that the profile has."""
+        """Yield the keys that the profile gives."""
         return (key for key in self.names() if key in self)
 
 
@@ -153,7 +153,7 @@ LIMIT_WORDS = {
 
 
 def check(model: type[T], content: Any) -> T:
-    """Make a model from plain YAML or JSON. ConfigError for the first value that is not allowed."""
+    """Make a pydantic model from plain YAML or JSON. ConfigError for the first value that is not allowed."""
     try:
         return model.model_validate(content)  # type: ignore[attr-defined]
     except ValidationError as problem:
@@ -161,13 +161,13 @@ def check(model: type[T], content: Any) -> T:
 
 
 def dotted(path: Sequence[Any]) -> str:
-    """Position of a value in the profile as text: `tables.table2.blocks[0].bits`."""
+    """Write the position of a value in the profile: `tables.table2.blocks[0].bits`."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
     return text.removeprefix(".") or "profile"
 
 
 def describe(problem: ErrorDetails) -> str:
-    """One line about a value that is not allowed: its position, the value, and the allowed values."""
+    """Write one line about a value that is not allowed: its position, the value, and what is allowed."""
     path, kind, limits = list(problem["loc"]), problem["type"], problem.get("ctx", {})
     if path and path[-1] == "[key]":
         path = path[:-2]

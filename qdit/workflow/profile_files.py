@@ -1,4 +1,4 @@
-"""Profiles as files: YAML or JSON without repeated keys, and overlays that change the default profile."""
+"""Read profiles from files: YAML or JSON without repeated keys, and overlays that change the default profile."""
 
 import json
 import reprlib
@@ -19,10 +19,10 @@ MOST_VALUES, MOST_LEVELS = 1_000_000, 50
 
 
 class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that refuses a mapping with a key twice. YAML itself silently takes the last value."""
+    """Loads YAML safely, and refuses a mapping that has a key twice. YAML itself silently takes the last value."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Refuse repeated keys, before `<<` merges keys of another mapping. Those keys may occur twice."""
+        """Refuse repeated keys in a mapping; keys that `<<` merges from another mapping may repeat a key."""
         lines: dict[str, int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
@@ -36,7 +36,7 @@ class UniqueKeyLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: i
 
 
 def profile_file(name: str | Path) -> Path:
-    """File of a profile given by name (`mini` is config/mini.yaml) or by path."""
+    """Return the file of a profile that is given by name (`mini` is config/mini.yaml) or by path."""
     named = ROOT / "config" / f"{name}.yaml"
     return named if named.is_file() else Path(name)
 
@@ -44,7 +44,7 @@ def profile_file(name: str | Path) -> Path:
 def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Merge profiles and overlays in order, and `values` over all of them. The result is not checked.
 
-    The default profile lies below them, unless one of them is a whole profile. Mappings are merged key by key; all
+    The default profile comes before them, unless one of them is a whole profile. Mappings are merged key by key; all
     other values are replaced.
     """
     layers = [read_mapping(profile_file(name)) for name in names]
@@ -57,7 +57,7 @@ def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> 
 
 
 def is_whole(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a whole profile: it has the key `standalone`, or all required parts.
+    """Return whether a file is a whole profile: it has the key `standalone`, or all required parts.
 
     The file results/<profile>/profile.json of a run is a whole profile.
     """
@@ -66,9 +66,10 @@ def is_whole(content: Mapping[str, Any]) -> bool:
 
 
 def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `base` with the values of `overlay`, merged as Snakemake merges. It shares no object with either.
+    """Return a copy of `base` with the values of `overlay`, merged as Snakemake merges.
 
-    A YAML alias (`options: *learned`) makes several mappings one object. Here each of them is changed alone.
+    The copy shares no object with either. A YAML alias (`options: *learned`) makes several mappings one object. In the
+    copy they are different objects, so that a change of one does not change the others.
     """
     result = {key: unshared(value) for key, value in base.items()}
     for key, value in overlay.items():
@@ -81,7 +82,7 @@ def merged(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any
 
 
 def unshared(value: Any) -> Any:
-    """A copy of plain data in which no two places are the same object."""
+    """Copy plain data so that no two places hold the same object."""
     if isinstance(value, Mapping):
         return {key: unshared(inner) for key, inner in value.items()}
     return [unshared(inner) for inner in value] if isinstance(value, list) else value
@@ -113,14 +114,14 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parsed(text: str, *, is_json: bool) -> Any:
-    """Content of a file."""
+    """Parse the text of a YAML or JSON file."""
     if is_json:
         return json.loads(text, object_pairs_hook=unique_keys)
     return yaml.load(text, Loader=UniqueKeyLoader)  # a safe loader
 
 
 def command_values(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of `snakemake --config`.
+    """Convert the values of `snakemake --config`.
 
     Snakemake leaves numbers and truth values inside a mapping as text. Here they are converted.
     """
@@ -128,7 +129,7 @@ def command_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def retyped(value: Any) -> Any:
-    """Plain data in which every text is converted as a YAML value."""
+    """Copy plain data; a text that YAML would read as a number, truth value or null is converted."""
     if isinstance(value, Mapping):
         return {key: retyped(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -141,7 +142,7 @@ def retyped(value: Any) -> Any:
 
 
 def is_endless(content: Any) -> bool:
-    """Whether nested aliases make a file larger than any profile."""
+    """Return whether nested YAML aliases make a file larger than any real profile."""
     waiting, values = [(content, 0)], 0
     while waiting:
         outer, level = waiting.pop()
@@ -154,7 +155,7 @@ def is_endless(content: Any) -> bool:
 
 
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object without repeated keys."""
+    """Make a mapping of a JSON object's pairs; ConfigError for a repeated key."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]

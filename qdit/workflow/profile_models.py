@@ -1,4 +1,4 @@
-"""The pydantic models of a profile's parts. `profile_references` checks the references between them."""
+"""The pydantic models of a profile's parts. `profile_references` checks the names that one part uses of another."""
 
 import json
 from collections.abc import Mapping
@@ -36,14 +36,14 @@ Extractor = Literal["digit-classifier", "digit-classifier-16", "fashion-classifi
 
 
 class Compute(Part):
-    """Device of the computation, and precision of sampling."""
+    """Where the profile computes, and in which precision it samples."""
 
     device: Literal["cpu", "cuda"] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
 
 
 class Shape(Part):
-    """Differences to the shape of DiT-XL/2 at 256×256. Weights of another shape are refused."""
+    """The shape of a DiT; missing keys are as in DiT-XL/2 at 256×256. Weights of another shape are refused."""
 
     input_size: Count = 32
     patch_size: Count = 2
@@ -79,7 +79,7 @@ class Model(Part):
 
 
 class FetchedFile(Part):
-    """Source of a file that is not part of the repository. Only `qdit fetch` downloads it."""
+    """Where to download a file that is not part of the repository. Only `qdit fetch` downloads it."""
 
     url: Annotated[str, matching(r"https://\S+", "a web address that begins with https://")] | None = None
     hub: (
@@ -100,7 +100,7 @@ class FetchedFile(Part):
 
 
 class Sampling(Part):
-    """Numbers of sampling: images of a run, images of a chunk (a batch, a file), and chunks of a shard (a job)."""
+    """How many images a run has, how many a chunk (a batch, a file), and how many chunks a shard (a job)."""
 
     images: Annotated[int, Field(ge=4)]
     chunk: Count
@@ -110,7 +110,7 @@ class Sampling(Part):
 
 
 class Calibration(Part):
-    """Number of noisy images or clips of each kind."""
+    """Number of noisy images or clips in each kind of calibration set."""
 
     trajectory: Count
     ndtc: Count
@@ -124,7 +124,7 @@ class Calibration(Part):
 
 
 class VBench(Part):
-    """VBench itself, for runs of tables of kind table3 (docs/vbench.md)."""
+    """Files of VBench itself, for tables of kind table3 (docs/vbench.md)."""
 
     weights: Text
     """Folder."""
@@ -133,7 +133,7 @@ class VBench(Part):
 
 
 class Perceptual(Part):
-    """LPIPS of every run of images: the network, torchvision's weights of it, and the authors' linear weights."""
+    """LPIPS of all images: the network, torchvision's weights of the network, and the linear weights of LPIPS."""
 
     network: Literal["alex", "vgg"]
     backbone: Text
@@ -147,7 +147,7 @@ class Fvd(Part):
 
 
 class Video(Part):
-    """Clips of every run of a video model."""
+    """Prompts and number of clips for every run of a video model."""
 
     suite: Text
     """Prompts and the dimensions each is scored in, in VBench's full_info schema."""
@@ -163,7 +163,7 @@ class Video(Part):
 
 
 class Clip(Part):
-    """Size of a clip of a latent video model. Without `shift`, the size decides the shift."""
+    """Size of a clip, for a video model of latents. Without `shift` in the setting, this size decides the shift."""
 
     frames: Count
     height: Count
@@ -173,7 +173,7 @@ class Clip(Part):
 
 
 class Setting(Part):
-    """A protocol: model, sampler, steps and guidance."""
+    """A model with sampler, number of steps and guidance scale: the protocol of its runs."""
 
     model: str
     sampler: Literal["ddim", "ddpm", "rectified-flow", "pipeline"]
@@ -191,7 +191,7 @@ class Setting(Part):
 
 
 class SearchedAt(Part):
-    """Setting, form or bits of a search, if they differ from those of the run."""
+    """Setting, form or bits at which the search runs, if they differ from those of the run that uses its result."""
 
     setting: str | None = None
     form: str | None = None
@@ -203,7 +203,7 @@ class SearchedAt(Part):
 
 
 class OtherCalibration(Part):
-    """Kind of calibration data that replaces the one of the method."""
+    """Calibration data that a method uses in place of its usual kind or number."""
 
     ndtc: Literal["ndtc", "ndtc-wide"] | None = None
     per_step: Count | None = Field(default=None, alias="per-step")
@@ -211,7 +211,7 @@ class OtherCalibration(Part):
 
 
 def with_method(entry: Any) -> Any:
-    """An entry of `methods` with the key `method`: a tool has its own name there, images have `imported`."""
+    """Return an entry of `methods` with the key `method`: the name of a tool, or `imported` for images."""
     if not isinstance(entry, Mapping):
         return entry
     named = entry.get("tool", IMPORTED if "images" in entry else None)
@@ -219,7 +219,7 @@ def with_method(entry: Any) -> Any:
 
 
 class MethodEntry(Part):
-    """A row: a method and its options; or a tool of other people; or images that another program made."""
+    """An entry of `methods`: a method with its options, or a tool of other people, or images of another program."""
 
     method: str
     """Name of the method. For a tool it is the tool's name, for images `imported`; both may be left out."""
@@ -246,12 +246,12 @@ class MethodEntry(Part):
     @model_validator(mode="before")
     @classmethod
     def names_its_method(cls, content: Any) -> Any:
-        """Add the key `method` to the entry of a tool or of images."""
+        """Add the key `method` to the entry of a tool or of images, which may leave it out."""
         return with_method(content)
 
 
 class AllocationBudget(Part):
-    """Values that all searches share: the budget, and how an allocation is measured."""
+    """What all searches share: the group sizes, the budget (cost of `reference` in all layers), and the measurement."""
 
     sizes: Annotated[Unique[Count], Field(min_length=1)]
     reference: Count
@@ -262,7 +262,7 @@ class AllocationBudget(Part):
 
 
 class Search(Part):
-    """A search for group sizes."""
+    """A search for group sizes: its kind, its seed and the options of this kind."""
 
     kind: Kind
     seed: Annotated[int, Field(ge=0)] = 0
@@ -273,7 +273,7 @@ class Search(Part):
 
 
 class Published(Part):
-    """The printed rows with which a block is compared."""
+    """Says which printed rows stand beside the rows of a block, by resolution, steps and guidance scale."""
 
     resolution: int
     steps: int
@@ -295,7 +295,7 @@ class Block(Part):
 
 
 class Table(Part):
-    """A table of the report."""
+    """A table of the report: its kind, and its blocks of rows."""
 
     kind: TableKind
     title: Text | None = None
@@ -307,7 +307,7 @@ class Table(Part):
 
 
 class ProfileModel(Part):
-    """A whole profile."""
+    """A whole profile: models, settings, methods and tables, and how samples are made and scored."""
 
     profile: Name
     standalone: bool = False
@@ -343,6 +343,6 @@ class ProfileModel(Part):
 
 
 def json_schema() -> str:
-    """JSON schema of a profile, for editors. It does not cover references between parts."""
+    """Return the JSON schema of a profile, for editors. It does not check names that other parts must define."""
     schema = ProfileModel.model_json_schema() | {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"

@@ -1,4 +1,4 @@
-"""Parts of a profile for whole pipelines of diffusers and for networks that judge images, and their checks."""
+"""Define and check the parts of a profile for whole pipelines of diffusers and for networks that judge images."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ Shapes = dict[str, list[Annotated[int, Field(ge=1)]]]
 
 
 class Pipeline(Part):
-    """Facts about the transformer of a pipeline model. A plan needs them before the pipeline's folder exists."""
+    """Facts about the transformer of a pipeline. A plan needs them before the pipeline's folder exists."""
 
     transformer: Text
     """Class of diffusers."""
@@ -30,7 +30,7 @@ class Pipeline(Part):
 
 
 class Call(Part):
-    """How a setting calls its pipeline. Image i has prompt i of the list."""
+    """How a setting calls its pipeline. Image i is made from prompt i of the list."""
 
     prompts: Text
     """Text file with one prompt a line."""
@@ -48,27 +48,27 @@ class Call(Part):
 
 
 class ClipJudge(Part):
-    """CLIP score."""
+    """Files of the judge CLIP, which gives the CLIP score."""
 
     weights: Text
     vocabulary: Text
 
 
 class RewardJudge(Part):
-    """ImageReward."""
+    """Files of the judge ImageReward."""
 
     weights: Text
     vocabulary: Text
 
 
 class DinoJudge(Part):
-    """FD-DINOv2."""
+    """Files of the judge DINOv2, whose features give FD-DINOv2."""
 
     weights: Text
 
 
 class Judges(Part):
-    """Networks that judge every image of the profile, with their files."""
+    """Networks that score every image of the profile (judges), with their files."""
 
     clip: ClipJudge | None = None
     dino: DinoJudge | None = None
@@ -76,26 +76,26 @@ class Judges(Part):
 
 
 def judges_of(profile: Keyed) -> list[str]:
-    """Judges of a profile."""
+    """Return the names of the judges in a profile: networks that score images."""
     judges: Keyed = profile.get("judges", {})
     return list(judges.keys())
 
 
 def judge_files(profile: Keyed, judge: str) -> dict[str, str]:
-    """Name → path of the files of a judge."""
+    """Return name → path of the files of a judge."""
     entry = profile["judges"][judge]
     return {name: entry[name] for name in FILES[judge]}
 
 
 def calls_of(profile: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Setting and call of every setting of a pipeline."""
+    """Yield (setting, its key `call`) for every setting of a pipeline."""
     for name, setting in profile["settings"].items():
         if "call" in setting:
             yield name, setting["call"]
 
 
 def own_files(profile: Mapping[str, Any]) -> dict[str, str]:
-    """Files that the user must supply for a profile of pipelines → description of each file."""
+    """Return file → description, for the files that the user of pipelines must write: lists of prompts."""
     return {
         path: f"{words} of {name}: a text file with one prompt a line"
         for name, call in calls_of(profile)
@@ -104,18 +104,18 @@ def own_files(profile: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_own_folder(path: str) -> bool:
-    """Whether a reference is a folder of the user's own PNGs, not an npz."""
+    """Return whether a reference is a folder of the user's PNGs, not an npz."""
     return not path.endswith(".npz")
 
 
 def frames_of(setting: Keyed) -> int:
-    """Images that a sample of a setting gives: 1, or the frames that are kept of a clip."""
+    """Return the number of images that one sample of a setting gives: 1, or the frames that are kept of a clip."""
     call = setting.get("call")
     return 1 if call is None else max(1, int(call.get("frames", 0)))
 
 
 def branches_of(setting: Keyed) -> int:
-    """Evaluations of the network in a step: 2 under guidance. A pipeline's `guidance_scale` may be no such guidance."""
+    """Return the evaluations of the network in one step: 2 under guidance, else 1; for a pipeline its `branches`."""
     call = setting.get("call")
     if call is not None:
         return int(call.get("branches", 1))
@@ -123,7 +123,7 @@ def branches_of(setting: Keyed) -> int:
 
 
 def check_pipeline(models: Mapping[str, Any], name: str, setting: Any) -> None:
-    """Raise ConfigError unless a setting has a call and the sampler `pipeline` exactly if its model is a pipeline."""
+    """Raise ConfigError unless a setting has a `call` and the sampler `pipeline` exactly for a pipeline."""
     where, model = f"settings.{name}", models[setting.model]
     if (model.pipeline is not None) != (setting.sampler == PIPELINE):
         words = ("a pipeline", "must have") if model.pipeline is not None else ("not a pipeline", "cannot have")
@@ -149,7 +149,7 @@ def check_pipeline(models: Mapping[str, Any], name: str, setting: Any) -> None:
 
 
 def check_pipeline_model(model: Any, where: str) -> None:
-    """Raise ConfigError for keys that a model of a pipeline does not have."""
+    """Raise ConfigError for keys that a model of a pipeline must not have."""
     if excess := [key for key in ("vae", "shape", "instruments", "text_encoder") if model.get(key) is not None]:
         raise ConfigError(
             f"{where}: found pipeline and {excess[0]}; the folder of a pipeline holds what it needs; remove {excess[0]}"

@@ -1,4 +1,4 @@
-"""References between the parts of a profile: another part must define every name that a part uses."""
+"""Check that every name which a part of a profile uses is defined by another part."""
 
 import reprlib
 from collections.abc import Iterable
@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[int, int | None]] = {"table4": (1, 6), "qc": (2, 2)}
 
 
 def check_references(profile: ProfileModel) -> None:
-    """Raise ConfigError unless every name that one part uses is defined by another."""
+    """Raise ConfigError unless every name that a part of the profile uses is defined in the profile."""
     for name, model in profile.models.items():
         check_model(profile, model, f"models.{name}")
     for name, setting in profile.settings.items():
@@ -54,7 +54,7 @@ def check_references(profile: ProfileModel) -> None:
 
 
 def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
-    """Raise unless the blocks of a table fit its kind and name only what the profile defines."""
+    """Raise ConfigError unless the blocks of a table fit its kind and name only what the profile defines."""
     check_kind(profile, table, table_path)
     for label in table.fitted:
         require(label, profile.methods, f"{table_path}.fitted")
@@ -69,7 +69,7 @@ def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:
 
 
 def check_model(profile: ProfileModel, model: Model, where: str) -> None:
-    """Raise unless a model has all keys that its samples need.
+    """Raise ConfigError unless a model has all keys that its samples need.
 
     It needs an extractor and a reference (images), or instruments (clips of pixels), or a text encoder and a VAE (clips
     of latents, which VBench scores).
@@ -91,7 +91,7 @@ def check_model(profile: ProfileModel, model: Model, where: str) -> None:
 
 
 def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
-    """Raise unless a video model has all keys that it needs and no others."""
+    """Raise ConfigError unless a video model has all keys that it needs and no others."""
     mark = next(name for name in CLIP_KEYS if name in model)
     needed = [mark, *CLIP_KEYS[mark]]
     if excess := [name for name in sorted(model.model_fields_set) if name not in ("forms", *needed)]:
@@ -110,7 +110,10 @@ def check_video_model(profile: ProfileModel, model: Model, where: str) -> None:
 
 
 def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
-    """Raise unless video models, and only these, are sampled by rectified flow."""
+    """Raise ConfigError unless sampler, shift, share and clip of a setting fit its model.
+
+    Video models, and only these, are sampled by rectified flow.
+    """
     family = family_at(profile, name)
     check_pipeline(profile.models, name, setting)
     if family is not PIPELINES and (family is CLIPS) != (setting.sampler == RECTIFIED_FLOW):
@@ -140,7 +143,7 @@ def check_sampler(profile: ProfileModel, name: str, setting: Setting) -> None:
 
 
 def check_family(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
-    """Raise if a table of images has a block of clips, or the other way round, and if clips have a search."""
+    """Raise ConfigError for a block of clips in a table of images, or the reverse, and for clips with a search."""
     family = family_at(profile, block.setting)
     kinds = "table3 and qc" if family is CLIPS else "all but table3"
     if (family is CLIPS) != (table.kind == "table3") and not (family is CLIPS and table.kind == "qc"):
@@ -165,7 +168,7 @@ def check_family(profile: ProfileModel, table: Table, block: Block, where: str) 
 
 
 def check_files(profile: ProfileModel) -> None:
-    """Raise for an entry of `files` without a source. An entry that nothing uses is allowed."""
+    """Raise ConfigError for an entry of `files` without a source. An entry that nothing uses is allowed."""
     for path, entry in profile.files.items():
         if is_pipeline_folder(profile, path) and "hub" in entry and "file" not in entry:
             continue
@@ -174,12 +177,12 @@ def check_files(profile: ProfileModel) -> None:
 
 
 def is_pipeline_folder(profile: ProfileModel, path: str) -> bool:
-    """Whether a path is the folder of a pipeline of the profile."""
+    """Return whether a path is the folder of a pipeline of the profile."""
     return any(path in model.forms.values() for model in profile.models.values() if model.pipeline is not None)
 
 
 def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
-    """Raise for a block with a key that its kind of table does not have, or without a key that it needs."""
+    """Raise ConfigError for a block that its kind of table does not allow: its bits, methods and further keys."""
     controlled = set()
     for index, block in enumerate(table.blocks):
         where = f"{table_path}.blocks[{index}]"
@@ -198,7 +201,7 @@ def check_kind(profile: ProfileModel, table: Table, table_path: str) -> None:
 
 
 def check_length(values: Iterable[Any], limits: tuple[int, int | None], where: str) -> None:
-    """Raise unless the length of a list is between two limits."""
+    """Raise ConfigError unless the length of a list is between two limits; None: no upper limit."""
     values, (least, most) = list(values), limits
     if len(values) < least:
         raise ConfigError(f"{where}: found {reprlib.repr(values)}, expected a list of length at least {least}")
@@ -207,7 +210,10 @@ def check_length(values: Iterable[Any], limits: tuple[int, int | None], where: s
 
 
 def check_base(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
-    """Raise unless the blocks of kind `variants` have a base among their methods, and no other blocks have one."""
+    """Raise ConfigError unless a block of kind `variants` has a quantized `base` among its methods.
+
+    Blocks of other kinds must not have a base.
+    """
     if table.kind != "variants":
         if block.base is not None:
             raise ConfigError(f"{where}.base: found {block.base!r}; only blocks of kind variants have one, remove it")
@@ -218,7 +224,7 @@ def check_base(profile: ProfileModel, table: Table, block: Block, where: str) ->
 
 
 def check_controls(profile: ProfileModel, block: Block, where: str) -> None:
-    """Raise unless one of the two controls is full precision."""
+    """Raise ConfigError unless exactly one of a block's two controls is full precision."""
     if sum(is_full(profile, label) for label in block.methods) != 1:
         raise ConfigError(
             f"{where}.methods: found {reprlib.repr(list(block.methods))}, expected two controls:"
@@ -227,7 +233,7 @@ def check_controls(profile: ProfileModel, block: Block, where: str) -> None:
 
 
 def check_method(entry: MethodEntry, where: str) -> None:
-    """Raise for an unknown method, an unknown option, or a value that the option cannot have.
+    """Raise ConfigError for an unknown method, an unknown option, or a value that the option cannot have.
 
     Only the model can tell whether a group size divides its widths. The quantize step checks that.
     """

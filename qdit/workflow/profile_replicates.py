@@ -1,4 +1,4 @@
-"""The part `replicates` of a profile (`qdit.workflow.replicates` says what it means)."""
+"""Define the part `replicates` of a profile (`qdit.workflow.replicates` says what it means)."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ MOST_REPLICATES = 20
 
 
 class ReplicatedRows(Part):
-    """Rows of a table that have replicates. Without a key, rows of all its values."""
+    """Rows of a table that have replicates. A missing key leaves no row out."""
 
     table: str
     setting: str | None = None

@@ -1,4 +1,4 @@
-"""Checks of the entries of `methods` that are not methods of this suite: tools, and imported images."""
+"""Check the entries of `methods` that are not methods of this suite: tools, and imported images."""
 
 from qdit.core.errors import ConfigError
 from qdit.core.run import IMPORTED
@@ -15,12 +15,12 @@ KINDS = ("table2", "table5", "ptq4dit_table1", "tq_dit", "table3", "tools")
 
 
 def is_ours(entry: MethodEntry) -> bool:
-    """Whether an entry is a method of ours."""
+    """Return whether an entry is a method of this suite."""
     return entry.tool is None and entry.images is None
 
 
 def check_row(profile: ProfileModel, entry: MethodEntry, where: str) -> None:
-    """Raise ConfigError unless the entry of a tool or of images has exactly the keys that it needs."""
+    """Raise ConfigError unless the entry of a tool or of images has the keys that it needs, and no others."""
     if entry.tool is not None and entry.images is not None:
         raise ConfigError(f"{where}: found tool and images; a row is one of the two, remove one")
     allowed = OF_IMAGES if entry.tool is None else OF_TOOL
@@ -42,7 +42,10 @@ def check_row(profile: ProfileModel, entry: MethodEntry, where: str) -> None:
 
 
 def check_rows_of(profile: ProfileModel, table: Table, block: Block, where: str) -> None:
-    """Raise ConfigError for a tool or images in a table of another kind, or images of another setting or form."""
+    """Raise ConfigError for tools or images in a table whose kind does not allow them.
+
+    Also for images whose setting or form is not that of the block.
+    """
     for label in block.methods:
         entry = profile.methods[label]
         if is_ours(entry):
@@ -80,12 +83,12 @@ def check_rows_of(profile: ProfileModel, table: Table, block: Block, where: str)
 
 
 def scored_by_vbench(profile: ProfileModel, block: Block) -> bool:
-    """Whether VBench itself scores the clips of a block."""
+    """Return whether VBench itself, not mini-VBench, scores the clips of a block."""
     return "instruments" not in profile.models[profile.settings[block.setting].model]
 
 
 def check_tool_block(profile: ProfileModel, block: Part, label: str, where: str) -> None:
-    """Raise ConfigError for a tool in a block that it cannot have rows in."""
+    """Raise ConfigError for a tool in a block where tools cannot have rows."""
     if family_at(profile, block["setting"]) is not IMAGES:
         raise ConfigError(f"{where}.methods: {label} is a tool, and tools quantize DiTs only; remove it")
     if block["scope"] != "common":

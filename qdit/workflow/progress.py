@@ -1,4 +1,4 @@
-"""Progress of a run of the workflow: rows that are done, and time that the remaining jobs need."""
+"""Follow the progress of a run of the workflow: finished rows, and time that the remaining jobs need."""
 
 import time
 from collections import defaultdict
@@ -30,7 +30,7 @@ WARM_UP = 60.0
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job that has to run: its rule, its method's label (if any), its outputs, and the tables that need it."""
+    """A job that must run: its rule, its method's label (if any), its outputs, and the tables that need it."""
 
     number: int
     rule: str
@@ -40,12 +40,12 @@ class PlannedJob:
 
     @property
     def kind(self) -> tuple[str, str]:
-        """Kind of the job. Jobs of one kind take about the same time."""
+        """(rule, label). Jobs with equal rule and label take about the same time."""
         return self.rule, self.label
 
 
 def planned_jobs(dag: Any, pages: Mapping[str, str]) -> list[PlannedJob]:
-    """Jobs of Snakemake's graph that have to run. `pages` maps each table to its HTML file."""
+    """List the jobs of Snakemake's graph that must run. `pages` maps each table to its HTML file."""
     waiting: dict[Any, set[str]] = defaultdict(set)
     for job in dag.jobs:
         output_files = set(map(str, job.output))
@@ -66,7 +66,7 @@ def planned_jobs(dag: Any, pages: Mapping[str, str]) -> list[PlannedJob]:
 
 
 def ancestors(job: Any, dependencies: Mapping[Any, Iterable[Any]]) -> set[Any]:
-    """A job, and all jobs that it waits for."""
+    """Return a job and all jobs that it waits for, directly or through other jobs."""
     reached, open_jobs = {job}, [job]
     while open_jobs:
         for need in dependencies.get(open_jobs.pop(), ()):
@@ -77,7 +77,7 @@ def ancestors(job: Any, dependencies: Mapping[Any, Iterable[Any]]) -> set[Any]:
 
 
 class Progress:
-    """State of a run. `rows` maps each table to the metrics.json of its rows. Paths are written as in Snakemake."""
+    """The state of a run. `rows` maps each table to the metrics.json of its rows. Paths are written as in Snakemake."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class Progress:
         self._busy, self._guessed = 0.0, 0.0
 
     def start(self, numbers: Iterable[int]) -> None:
-        """Record that jobs begin."""
+        """Record that these jobs begin now."""
         self._started.update(dict.fromkeys(numbers, self._clock()))
 
     def finish(self, number: int) -> PlannedJob | None:
@@ -139,25 +139,28 @@ class Progress:
         return len(self._failed)
 
     def is_measured(self, row: str) -> bool:
-        """Whether a row's metrics.json exists and is current."""
+        """Return whether a row's metrics.json exists and will not be made again."""
         return row in self._there
 
     def measured_rows(self, table: str | None = None) -> list[str]:
-        """Number of rows of a table that are done. Without a table: of all tables, shared rows once."""
+        """Return the finished rows of a table, as paths of metrics.json.
+
+        Without a table: the rows of all tables, each once.
+        """
         return [row for row in self.all_rows(table) if self.is_measured(row)]
 
     def all_rows(self, table: str | None = None) -> list[str]:
-        """Number of rows of a table. Without a table: of all tables, shared rows once."""
+        """Return all rows of a table, as paths of metrics.json; without a table the rows of all tables, each once."""
         if table is not None:
             return list(dict.fromkeys(self.rows[table]))
         return list(dict.fromkeys(row for rows in self.rows.values() for row in rows))
 
     def is_done(self, table: str) -> bool:
-        """Whether a table's page exists and is current."""
+        """Return whether a table's page exists and will not be made again."""
         return self.pages[table] not in self._waiting
 
     def seconds_left(self, table: str | None = None) -> float:
-        """Wall seconds that the jobs of a table, or all jobs, still need. Only these jobs are counted."""
+        """Estimate the wall seconds that the unfinished jobs of a table need, or all jobs without a table."""
         now = self._clock()
         left = []
         for number, job in self.jobs.items():

@@ -1,4 +1,4 @@
-"""The best result of a table so far: its measured rows, ranked by their distance to full precision."""
+"""Find the best result of a table so far: its measured rows, ranked by their distance to full precision."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ PAIRED = {"fd_fp": "FD-FP", "mse_fp": "MSE-FP"}
 
 @dataclass(frozen=True)
 class Ranked:
-    """A measured row: its run, the name of the paired metric, and the value."""
+    """A measured row: its run, the name of its metric of distance to full precision, and the value."""
 
     run: Run
     metric: str
@@ -27,7 +27,7 @@ class Ranked:
 
 
 def ranked(run: Run, metrics: Path) -> Ranked | None:
-    """The paired value of a run. None for full precision, for a failed row, and for a file that cannot be read."""
+    """Read a run's distance to full precision. None for full precision, a failed row, and a damaged file."""
     if run.bits == UNQUANTIZED:
         return None
     try:
@@ -39,10 +39,10 @@ def ranked(run: Run, metrics: Path) -> Ranked | None:
 
 
 def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
-    """Text `lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`. Empty if no row is measured.
+    """Write `lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`. Empty if no row is measured.
 
-    Only rows with the same setting, form, scope and bits are compared. They are those of the first block with the
-    papers' bits, or else of the first block. A row with replicates has the mean of those that are measured.
+    Only rows with the same setting, form, scope and bits are compared: those of the first block with W4A8, or else of
+    the first block. A row with replicates has the mean over its measured replicates.
     """
     groups: dict[tuple[str, ...], list[Ranked]] = {}
     for row in rows:
@@ -57,7 +57,7 @@ def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
 
 
 def means(rows: Iterable[Ranked]) -> list[Ranked]:
-    """Each row once, with the mean over its measured replicates."""
+    """Return each row once, with the mean over its measured replicates."""
     values: dict[Run, list[Ranked]] = {}
     for row in rows:
         values.setdefault(replace(row.run, replicate=0), []).append(row)
@@ -65,18 +65,18 @@ def means(rows: Iterable[Ranked]) -> list[Ranked]:
 
 
 def short(value: float) -> str:
-    """Text of a value with two or three significant digits."""
+    """Write a value with few digits."""
     return f"{value:.2f}" if value >= 1 else f"{value:.4f}" if value >= 5e-4 else f"{value:.1e}"
 
 
 def names_of(profile: Mapping[str, Any]) -> dict[str, str]:
-    """Label → printed name of the method. A label that is not a method's name stays unchanged."""
+    """Return label → printed name of the method, for labels that are names of methods."""
     methods = method_index().methods
     return {label: methods[label].printed for label in profile["methods"] if label in methods}
 
 
 def learned_labels(profile: Mapping[str, Any]) -> list[str]:
-    """Labels whose quantization learns rounding. This takes most of the time of a run."""
+    """Return the labels whose quantization learns rounding, which takes most of the time of a run."""
     methods = method_index().methods
     return [
         label

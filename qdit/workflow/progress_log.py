@@ -1,4 +1,4 @@
-"""Progress instead of Snakemake's long output: a handler of the events that Snakemake sends to its logger plugins.
+"""Print progress instead of Snakemake's long output, by a handler of the events that Snakemake logs.
 
 Snakemake finds logger plugins only in packages named `snakemake_logger_plugin_*` on the import path. An editable
 installation of a checkout has no such package, and Snakemake does not start if a profile names a missing one. So the
@@ -40,7 +40,7 @@ TICK = 1.0
 
 
 class ProgressHandler(logging.Handler):
-    """Prints lines about tables to a stream. On a terminal the lines are updated; elsewhere new lines are added."""
+    """Prints lines about the tables to a stream. On a terminal the lines are updated; elsewhere new lines are added."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class ProgressHandler(logging.Handler):
         log: Path,
         first_look: FirstLook | None = None,
     ) -> None:
-        """Called before the first job: write the stored records to the log file, and show the tables."""
+        """Start to show progress; called before the first job. The stored records are written to the log file."""
         log.parent.mkdir(parents=True, exist_ok=True)
         with self.lock or threading.RLock():
             self._file = logging.FileHandler(log, encoding="utf-8")
@@ -91,7 +91,7 @@ class ProgressHandler(logging.Handler):
         threading.Thread(target=self._tick, daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Process one record of Snakemake."""
+        """Process one log record of Snakemake."""
         if self._held is not None and not is_preparation(record) and record.levelno < logging.WARNING:
             self._give_back(record)
         elif self._held is not None and record.levelno < logging.WARNING:
@@ -143,7 +143,7 @@ class ProgressHandler(logging.Handler):
         self._draw()
 
     def finding(self, progress: Progress, table: str) -> str:
-        """The best result of a table so far. A metrics.json is read once."""
+        """Write the best result of a table so far. Each metrics.json is read only once."""
         for row in progress.measured_rows(table):
             if row not in self._ranked:
                 self._ranked[row] = ranked(self._runs[row], Path(row))
@@ -162,7 +162,7 @@ class ProgressHandler(logging.Handler):
             self._drawn = 0
 
     def close(self) -> None:
-        """Stop, and print the stored records."""
+        """Stop, and print the records that are still stored."""
         self._stop.set()
         self._end_look()
         held, self._held = self._held, None
@@ -177,7 +177,7 @@ class ProgressHandler(logging.Handler):
             self._first_look.end()
 
     def format_original(self, record: logging.LogRecord) -> str:
-        """A record as Snakemake would print it."""
+        """Write a record as Snakemake would print it."""
         return str(self._original.format(record) or record.getMessage()).strip("\n")
 
     def _give_back(self, record: logging.LogRecord) -> None:
@@ -230,7 +230,7 @@ class ProgressHandler(logging.Handler):
 
 
 def write_call(path: Path, progress: Progress, *, stopped: bool) -> None:
-    """Add this call of the workflow to a list beside its log: number of jobs, number of failed jobs, wall seconds."""
+    """Add this call of the workflow to calls.json: number of jobs, number of failed jobs, wall seconds."""
     try:
         earlier = list(read_json(path)) if path.is_file() else []
     except (QditError, TypeError):
@@ -240,18 +240,18 @@ def write_call(path: Path, progress: Progress, *, stopped: bool) -> None:
 
 
 def is_preparation(record: logging.LogRecord) -> bool:
-    """Whether a record is about the plan only. Such records come before every run."""
+    """Return whether a record is only about the plan. Such records come before every run."""
     event = str(getattr(record, "event", None) or "")
     return event in HELD_EVENTS or (not event and record.getMessage().startswith(HELD))
 
 
 def says_again(record: logging.LogRecord) -> bool:
-    """Whether an error repeats the line of a failed job or of the end of the run."""
+    """Return whether an error repeats what the line about a failed job or the end of the run already says."""
     return getattr(record, "exception", "") == "RuleException" or "At least one job did not" in record.getMessage()
 
 
 def attach(workflow: Any, when_nothing: Callable[[], None] = lambda: None) -> ProgressHandler | None:
-    """Replace Snakemake's stream handler by this handler. None if the user wants Snakemake's own output."""
+    """Replace Snakemake's stream handler by this handler, and return it. None if the user wants Snakemake's output."""
     settings = workflow.output_settings
     if settings is None or settings.verbose or settings.quiet or settings.printshellcmds or settings.debug_dag:
         return None

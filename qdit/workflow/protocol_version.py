@@ -1,4 +1,4 @@
-"""The short version of a profile's protocol, such as `qdit-mini/3`: printed with every table.
+"""Give the protocol of a profile a short version, such as `qdit-mini/3`, which is printed with every table.
 
 **Rule.** The version increases when a value in the profile's tables can change. Two things decide this. Their digest
 stands beside the version in `config/protocol-versions.json`:
@@ -9,7 +9,7 @@ stands beside the version in `config/protocol-versions.json`:
   value needs an entry.
 
 A test fails if the digest changes and the version does not. If an overlay changed the profile, the first characters of
-its own digest follow the version: `qdit-mini/3+1a2b3c4d`.
+the changed profile's digest follow the version: `qdit-mini/3+1a2b3c4d`.
 """
 
 import json
@@ -48,7 +48,7 @@ SHORT = 8
 
 
 def protocol_version(profile: Mapping[str, Any]) -> str:
-    """Name and version of a profile's protocol, with a digest if the profile differs from the one of this version."""
+    """Write the version of a profile's protocol; a digest follows if the profile differs from that version."""
     name = str(profile["profile"])
     known, digest = read_json(shipped_path(FILE)).get(name), profile_digest(profile)
     if known is None:
@@ -57,7 +57,7 @@ def protocol_version(profile: Mapping[str, Any]) -> str:
 
 
 def profile_digest(profile: Mapping[str, Any]) -> str:
-    """Digest of everything in a profile that can change a number, with the digests of the shipped weights."""
+    """Return the digest of everything in a profile that can change a number, and of the shipped weights."""
     parts = {key: profile[key] for key in DECIDING if profile.get(key) is not None}
     dtype = (profile.get("compute") or {}).get("dtype")
     return _digest(json.dumps(parts), json.dumps({"dtype": dtype, "weights": shipped_weights(profile)}))
@@ -71,7 +71,7 @@ def _digest(parts: str, others: str) -> str:
 
 
 def shipped_weights(profile: Mapping[str, Any]) -> dict[str, str]:
-    """File of the repository that a profile uses → its sha256."""
+    """Return file → sha256 for the files of weights in the repository that a profile uses."""
     files = read_json(shipped_path(MANIFEST))["files"]
     models = profile["models"].values()
     paths = [path for model in models for path in (*model.get("forms", {}).values(), model.get("instruments"))]
@@ -81,7 +81,7 @@ def shipped_weights(profile: Mapping[str, Any]) -> dict[str, str]:
 
 
 def changelog_digest(changelog: str) -> str:
-    """Digest of the entries of a changelog that say that a value in the tables changed."""
+    """Return the digest of the changelog entries that say that a value in the tables changed."""
     entries = [" ".join(entry.split()) for entry in changelog.split("\n- ")]
     return sha256_json(sorted(entry.split(" ## ")[0] for entry in entries if entry.startswith(MARK)))
 

@@ -1,4 +1,4 @@
-"""Replicates of a profile: which rows are quantized several times, and the runs that this adds.
+"""List the replicates of a profile: rows that are quantized several times with other random draws.
 
     replicates:
       count: 3                  # replicate 0 is the row itself
@@ -8,8 +8,9 @@
 An entry of `rows` selects rows of a table. Each further key leaves rows out; without a key all are selected. A
 replicate has its own calibration data, search, random signs and batches. Its images have the noise and labels of
 replicate 0.
-Full precision has no replicates, because it draws nothing. Rows of tools, of other programs and in integer arithmetic
-have none either: nothing of theirs is drawn by our streams, or it is drawn by the simulated row.
+
+Full precision has no replicates, because it draws nothing. Tools and imported images have none, because their random
+draws are not ours. Rows in integer mode have none, because they use the checkpoint of the simulated row.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +25,7 @@ from qdit.workflow.searches import require
 
 
 def replicate_count(profile: Keyed, run: Run) -> int:
-    """Number of replicates of a row, replicate 0 included; 1 for a row that the profile does not repeat."""
+    """Return the number of replicates of a row, with replicate 0; it is 1 for a row that is not repeated."""
     entry = profile.get("replicates")
     if entry is None or run.mode != SIMULATE or is_full(profile, run.label):
         return 1
@@ -33,17 +34,17 @@ def replicate_count(profile: Keyed, run: Run) -> int:
 
 
 def further_replicates(profile: Keyed, run: Run) -> list[Run]:
-    """Runs of the replicates 1, 2, … of a row (replicate 0 is the row itself)."""
+    """Return the runs of replicates 1, 2, … of a row (replicate 0 is the row itself)."""
     return [replace(run, replicate=number) for number in range(1, replicate_count(profile, run))]
 
 
 def with_replicates(profile: Keyed, runs: Iterable[Run]) -> list[Run]:
-    """Every run, followed by its replicates 1, 2, …"""
+    """Return every run, followed by its replicates 1, 2, …"""
     return list(dict.fromkeys(row for run in runs for row in (run, *further_replicates(profile, run))))
 
 
 def selected(profile: Keyed, rows: Keyed) -> Iterator[Run]:
-    """Quantized rows that an entry of `replicates.rows` selects."""
+    """Yield the quantized rows that an entry of `replicates.rows` selects."""
     for block in profile["tables"][rows["table"]]["blocks"]:
         for run in block_runs(profile, block):
             names = {"setting": run.setting, "form": run.form}
@@ -54,7 +55,7 @@ def selected(profile: Keyed, rows: Keyed) -> Iterator[Run]:
 
 
 def check_replicates(profile: ProfileModel) -> None:
-    """Raise ConfigError for an entry that names what the profile does not define, or that selects no row."""
+    """Raise ConfigError for an entry of `replicates` with a name that is not defined, or that selects no row."""
     if profile.replicates is None:
         return
     for index, rows in enumerate(profile.replicates.rows):

@@ -1,4 +1,4 @@
-"""`qdit run`: builds the snakemake call for tables or rows of a profile, estimates its cost, and runs it."""
+"""Build the snakemake call for tables or rows of a profile, estimate its cost, and run it (`qdit run`)."""
 
 import contextlib
 import os
@@ -36,7 +36,7 @@ def snakemake_command(
     verbose: bool = False,
     gpus: int | None = None,
 ) -> list[str]:
-    """The call of Snakemake that makes `targets` of the profile and its overlays, run in `folder`.
+    """Return the call of Snakemake that makes `targets` of the profile and its overlays, run in `folder`.
 
     `gpus` is the number of jobs with a GPU that run at the same time. In a checkout the call is the one from the
     documentation. Elsewhere it names the Snakefile and its default options.
@@ -56,7 +56,7 @@ def snakemake_command(
 
 
 def gpus_for(profile: Profile) -> int | None:
-    """Number of GPUs of this machine, at least 1, if a profile computes on them. Otherwise None."""
+    """Return the number of GPUs of this machine (at least 1) for a profile that computes on GPUs; else None."""
     if profile.get("compute", {}).get("device") != "cuda":
         return None
     import torch
@@ -65,12 +65,12 @@ def gpus_for(profile: Profile) -> int | None:
 
 
 def printed(command: Sequence[str]) -> str:
-    """A command as a person types it."""
+    """Write a command as a person types it."""
     return shlex.join(command)
 
 
 def executable(command: Sequence[str]) -> list[str]:
-    """The command with the Python of this environment. The PATH is not used."""
+    """Return the command, started as a module of this Python; the PATH is not used."""
     return [sys.executable, "-m", *command]
 
 
@@ -78,8 +78,8 @@ def call(command: Sequence[str]) -> int:
     """Run a command and return its exit code, or 128 plus the number of the signal that ended it.
 
     Ctrl-C, and each of the signals SIGINT, SIGTERM and SIGHUP to this process, interrupts the command and its children
-    once. The command has a process group of its own, so the terminal does not interrupt it a second time. It ends its
-    jobs and prints how to continue. This process waits for it.
+    once. The command has a separate process group, so the terminal does not interrupt it a second time. The command
+    ends its jobs and prints how to continue. This process waits for it.
     """
     early: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
@@ -111,7 +111,7 @@ def call(command: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def handlers(functions: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
-    """Handle signals by these functions for a while. A signal that is ignored (nohup) stays ignored."""
+    """Handle signals by these functions inside a `with` block. A signal that is ignored (nohup) stays ignored."""
     before = {number: signal.getsignal(number) for number in functions}
     heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in heeded:
@@ -124,11 +124,10 @@ def handlers(functions: Mapping[signal.Signals, Callable[[int, FrameType | None]
 
 
 def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = ()) -> dict[str, list[Run]]:
-    """Table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`. Without patterns all rows.
+    """Return table → its rows whose path contains one of `patterns`, e.g. `q-dit/w4a8`; without patterns all rows.
 
-    Replicates of a row stand after it.
-
-    The full-precision run with the same noise is added. ConfigError for a pattern that fits no row.
+    The full-precision run with the same noise is added. The replicates of a row follow the row. ConfigError for a
+    pattern that fits no row.
     """
     rows = {table: with_replicates(profile, runs_of(profile, table)) for table in tables}
     every = list(dict.fromkeys(run for runs in rows.values() for run in runs))
@@ -151,17 +150,17 @@ def rows_of(profile: Profile, tables: Sequence[str], patterns: Sequence[str] = (
 
 
 def matches(run: Run, pattern: str) -> bool:
-    """Whether a run's path contains the pattern, from the start of a name on: `tn/w4a8` does not fit `rtn/w4a8`."""
+    """Return whether a run's path contains the pattern, from the start of a name: `tn/w4a8` does not fit `rtn/w4a8`."""
     return f"/{pattern.strip('/')}" in f"/{run.path}"
 
 
 def row_targets(rows: Iterable[Run], results: Path) -> list[str]:
-    """The files that Snakemake makes for single rows."""
+    """Return the files that Snakemake must make for single rows."""
     return [str(run.folder(results) / "metrics.json") for run in dict.fromkeys(rows)]
 
 
 def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, cores: int, listed: bool = True) -> str:
-    """Text with rows, missing rows, time and disk of each table. In the sum a row of two tables counts once.
+    """Write a table with rows, missing rows, time and disk of each table. The last line counts shared rows once.
 
     `listed` adds a line for each missing row.
     """
@@ -184,17 +183,17 @@ def plan_text(profile: Profile, rows: dict[str, list[Run]], results: Path, *, co
 
 
 def missing_rows(runs: Iterable[Run], results: Path) -> list[Run]:
-    """Runs that have no metrics.json."""
+    """Return the runs that have no metrics.json."""
     return [run for run in runs if not (run.folder(results) / "metrics.json").is_file()]
 
 
 def room_bytes(profile: Profile, missing: Sequence[Run], *, tables: int) -> float:
-    """Bytes that missing rows and the pages of this number of tables need."""
+    """Return the bytes on disk that the missing rows and the pages of `tables` tables need."""
     return sum(disk_bytes(profile, missing).values()) + PAGES_BYTES * tables
 
 
 def require_room_for(profile: Profile, rows: dict[str, list[Run]], results: Path) -> None:
-    """DataError in one line if the disk of the results is too small for the missing rows."""
+    """Raise DataError in one line if the disk of the results is too small for the missing rows."""
     missing = missing_rows(dict.fromkeys(run for runs in rows.values() for run in runs), results)
     if missing:
         require_room(results, room_bytes(profile, missing, tables=len(rows)), f"{len(missing)} rows and their pages")

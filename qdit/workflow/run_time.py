@@ -1,4 +1,4 @@
-"""Estimated time of rows, from the times of finished rows, or else from a guess."""
+"""Estimate the time of rows, from the times of finished rows, or else from a guess."""
 
 import math
 from collections import defaultdict
@@ -17,7 +17,10 @@ STEPS = ("quantize", "sample")
 
 
 def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
-    """Core-seconds of rows with their calibration and searches. For profiles that download weights: GPU-seconds."""
+    """Estimate the core-seconds of rows with their calibration and searches.
+
+    For profiles that download weights, the result is in GPU-seconds.
+    """
     runs = list(runs)
     if "files" in profile:
         speed = speed_of(profile, results, None)
@@ -36,10 +39,10 @@ def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
 
 
 def measured_seconds(profile: Profile, results: Path) -> dict[tuple[str, str], float]:
-    """(step, name) → mean seconds of finished rows.
+    """Return (step, name) → mean seconds of finished rows.
 
-    For the step of quantization the name is a label. For the step of sampling it is a setting, and the seconds are
-    those of one row.
+    For the step `quantize` the name is a label. For the step `sample` it is a setting, and the seconds are those of one
+    row.
     """
     times = defaultdict[tuple[str, str], list[float]](list)
     for run in all_runs(profile):

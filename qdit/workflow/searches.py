@@ -1,4 +1,4 @@
-"""The searches of a profile: checks of their entries, and the search whose allocation a run uses."""
+"""Check the searches of a profile, and find the search whose allocation a run uses."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from qdit.workflow.profile_models import AllocationBudget, ProfileModel, Searche
 
 @dataclass(frozen=True, order=True)
 class SearchRun:
-    """A search at a setting, form and bits: one allocation. The replicates 1, 2, … have other random draws."""
+    """One search at a setting, form and bits; it gives one allocation. Replicates 1, 2, … have other random draws."""
 
     setting: str
     form: str
@@ -25,16 +25,16 @@ class SearchRun:
 
     @property
     def path(self) -> str:
-        """Path of its file below `search/`, without suffix."""
+        """Path of the search's file below `search/`, without suffix."""
         return f"{self.setting}/{self.form}/{self.search}/{self.bits}{ending(self.replicate)}"
 
 
 def search_run_of(
     profile: Keyed, *, setting: str, form: str, label: str, bits: str, replicate: int = 0
 ) -> SearchRun | None:
-    """The search whose allocation a run uses, or None. `searched_at` may name another setting, form or bits.
+    """Return the search whose allocation a run uses, or None. `searched_at` may name another setting, form or bits.
 
-    Clips have no search. Their runs have the group size from the options of the entry.
+    Clips have no search. Their runs have the group size from the options of the method's entry.
     """
     entry = profile["methods"][label]
     if "search" not in entry or not family_at(profile, setting).is_searched:
@@ -50,21 +50,21 @@ def search_run_of(
 
 
 def needs_calibration(search: Mapping[str, Any]) -> bool:
-    """Whether a search uses scores of single layers, which need calibration data."""
+    """Return whether a search uses scores of single layers, which need calibration data."""
     return (
         search["kind"] in ("ilp", "hessian", "response") or search.get("options", {}).get("surrogate", "none") != "none"
     )
 
 
 def require(word: str, allowed: Sequence[str] | Mapping[str, Any], where: str) -> None:
-    """Raise ConfigError unless `word` is one of the allowed names."""
+    """Raise ConfigError unless `word` is one of the allowed names; `where` is its position in the profile."""
     if word not in allowed:
         names = ", ".join(allowed) or "none"
         raise ConfigError(f"{where}: {word!r} is not defined; allowed are {names}{did_you_mean(word, allowed)}")
 
 
 def check_searches(profile: ProfileModel) -> None:
-    """Raise ConfigError for an unknown option of a kind, and for a number of images that is not whole chunks."""
+    """Raise ConfigError for an unknown option of a search, or for a number of images that is not whole chunks."""
     budget = profile.allocation
     if budget is not None and budget.images % budget.chunk:
         raise ConfigError(f"allocation.images: found {budget.images}, expected a multiple of the chunk, {budget.chunk}")
@@ -78,7 +78,10 @@ def check_searches(profile: ProfileModel) -> None:
 
 
 def check_rungs(options: SearchOptions, budget: AllocationBudget, where: str) -> None:
-    """Raise ConfigError unless the last rung of a race has all images."""
+    """Raise ConfigError unless the rounds of a racing search (its rungs) fit the numbers of images and genomes.
+
+    Each round measures genomes on more images; the last round must have all images.
+    """
     try:
         options.race.of(images=budget.images, chunk=budget.chunk, parents=options.evolution.parents)
     except ConfigError as problem:
@@ -86,7 +89,10 @@ def check_rungs(options: SearchOptions, budget: AllocationBudget, where: str) ->
 
 
 def check_method_search(profile: ProfileModel, label: str) -> None:
-    """Raise ConfigError for an entry whose search does not exist, or that has an option which excludes it."""
+    """Raise ConfigError for a method's entry whose search is not defined, or that also has a file with an allocation.
+
+    The settings, forms and bits in `searched_at` are checked too.
+    """
     entry, where = profile.methods[label], f"methods.{label}"
     at = entry.searched_at
     if entry.search is None:
@@ -112,7 +118,7 @@ def check_method_search(profile: ProfileModel, label: str) -> None:
 
 
 def settings_of(profile: ProfileModel, at: SearchedAt, where: str) -> list[str]:
-    """Settings that `searched_at` names. ConfigError for an unknown setting or model."""
+    """Return the settings that `searched_at` names. ConfigError for an unknown setting or model."""
     for model, setting in at.setting_of.items():
         require(model, profile.models, f"{where}.setting_of")
         require(setting, profile.settings, f"{where}.setting_of.{model}")
@@ -127,7 +133,7 @@ def settings_of(profile: ProfileModel, at: SearchedAt, where: str) -> list[str]:
 
 
 def layer_place(name: str) -> tuple[int, str]:
-    """(block, name within it) of a layer: `blocks.3.mlp.fc1` → (3, `mlp.fc1`)."""
+    """Split the name of a layer into (block, name in the block): `blocks.3.mlp.fc1` → (3, `mlp.fc1`)."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if match is None:
         raise ConfigError(f"layer {name!r}: expected blocks.NUMBER.NAME; correct the name")

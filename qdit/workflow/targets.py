@@ -1,4 +1,4 @@
-"""Targets of the workflow: the tables of a profile, and other pages and files."""
+"""Check the targets of the workflow: the tables of a profile, and other pages and files that a user can name."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ OTHER_TARGETS = {
 
 
 def check_tables(profile: Profile, names: Sequence[str]) -> list[str]:
-    """Names of the tables to make: `names`, or all default tables. ConfigError for a name that is not a table."""
+    """Return the names of the tables to make: `names`, or all default tables. ConfigError for an unknown name."""
     for name in names:
         if name not in profile["tables"]:
             known = ", ".join(profile["tables"])
@@ -31,9 +31,9 @@ def check_tables(profile: Profile, names: Sequence[str]) -> list[str]:
 
 
 def check_targets(profile: Profile, names: Sequence[str]) -> list[str]:
-    """Names of the tables that the targets make; no target makes the default tables.
+    """Return the tables that the targets in `names` make; without names the default tables.
 
-    Names of OTHER_TARGETS are allowed too, and are no tables. ConfigError for any other name.
+    Names of OTHER_TARGETS (pages and files) are allowed too, but are no tables. ConfigError for any other name.
     """
     tables: dict[str, None] = {}
     for name in names or [ALL]:
@@ -51,7 +51,7 @@ def check_targets(profile: Profile, names: Sequence[str]) -> list[str]:
 
 
 def unestimated(names: Sequence[str]) -> list[str]:
-    """A line for each target whose time the plan does not estimate."""
+    """Write a line for each target whose time the plan does not estimate."""
     return [
         f"{name}: {OTHER_TARGETS[name]}; time and disk are not estimated"
         for name in names
@@ -60,9 +60,9 @@ def unestimated(names: Sequence[str]) -> list[str]:
 
 
 def ab_runs(profile: Profile) -> list[Run]:
-    """Runs whose images the A/B page shows: those of the first table of kind table2, and its negative controls.
+    """Return the runs whose images the A/B page shows: the first table of kind `table2`, and negative controls.
 
-    The controls are destroyed images of the same settings, from tables of kind `qc`. They test a voter.
+    The controls are destroyed images of the same settings, from tables of kind `qc`. They test the voter.
     """
     names = [name for name, table in profile["tables"].items() if table["kind"] == "table2"][:1]
     runs = {run: None for name in names for run in runs_of(profile, name)}

@@ -1,4 +1,4 @@
-"""Kinds of calibration data for the run of a tool."""
+"""Choose the calibration data for the run of a tool."""
 
 from typing import Any
 
@@ -11,6 +11,6 @@ KIND = "trajectory"
 
 
 def tool_kinds(profile: Keyed, run: Run) -> tuple[str, ...]:
-    """Kinds of calibration data of a tool's run: one, or none where the tool measures nothing at these bits."""
+    """Return the kinds of calibration data of a tool's run: one, or none if the tool needs no data at these bits."""
     entry: Any = profile["methods"][run.label]
     return (KIND,) if run.bits in find_tool(entry["tool"]).tool.calibrated else ()

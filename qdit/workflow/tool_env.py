@@ -1,4 +1,4 @@
-"""The environment of the tools: a virtual environment with locked, hashed packages. `qdit tools install` makes it.
+"""Make the environment of the tools: a virtual environment with locked, hashed packages (`qdit tools install`).
 
 torchao, optimum-quanto and SDNQ are not installed in the environment of the suite. So that environment stays small, and
 the suite never imports SDNQ (GPL-3.0). The command downloads 3 GB from PyPI (its torch has CUDA). After `make install`
@@ -27,17 +27,17 @@ NEEDED_GB = 8
 
 
 def is_installed(folder: Path) -> bool:
-    """Whether the installation with this lock file is complete."""
+    """Return whether this folder holds a complete installation of the present lock file."""
     mark = folder / MARK
     return mark.is_file() and read_json(mark).get("lock_sha256") == sha256_file(LOCK)
 
 
 def install(folder: Path) -> bool:
-    """Make the environment and prepare each tool in it. Return whether there was anything to do.
+    """Make the environment and prepare each tool in it. Return False if it was complete already.
 
     A folder with other contents is refused. The rest of a stopped installation is replaced. Raises ConfigError before
-    the installation, and DataError if the installer fails. A tool that cannot be prepared is noted in the mark; its
-    rows say why.
+    the installation, and DataError if the installer fails. If a tool cannot be prepared, the reason is stored, and the
+    rows of the tool show it.
     """
     if is_installed(folder):
         return False
@@ -63,7 +63,7 @@ def install(folder: Path) -> bool:
 
 
 def prepare(known: KnownTool, python: Path) -> dict[str, Any]:
-    """Run a tool's `prepare`. Return its version, or the reason why it cannot be used."""
+    """Run a tool's `prepare`. Return its versions, or the reason why it cannot be used."""
     from qdit.core.errors import QditError
 
     try:
@@ -75,7 +75,7 @@ def prepare(known: KnownTool, python: Path) -> dict[str, Any]:
 
 
 def listing() -> str:
-    """Text about every tool: name, package, licence, and what it does at which bits."""
+    """Write about every tool: name, package, licence, and what it does at which bits."""
     lines = []
     for name, known in tools().items():
         tool = known.tool
@@ -86,5 +86,5 @@ def listing() -> str:
 
 
 def installed_text(folder: Path) -> str:
-    """Text about an environment: its tools with their versions."""
+    """Write the tools of an environment with their versions."""
     return json.dumps(read_json(folder / MARK)["tools"], sort_keys=True)

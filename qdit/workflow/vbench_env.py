@@ -1,7 +1,7 @@
-"""VBench's own environment: a virtual environment with locked packages. `qdit vbench install` makes it.
+"""Make VBench's environment: a virtual environment with locked packages (`qdit vbench install`).
 
-Besides `qdit fetch`, only this command downloads: 3.3 GB from PyPI, which become 6.1 GB (PyPI's torch has CUDA). VBench
-needs transformers 4.33, numpy 1 and torch 2.5. So it cannot use the environment of the suite.
+The command downloads 3.3 GB from PyPI, which become 6.1 GB (PyPI's torch has CUDA). VBench needs transformers 4.33,
+numpy 1 and torch 2.5. So it cannot use the environment of the suite.
 """
 
 import os
@@ -24,18 +24,18 @@ NEEDED_GB = 12
 
 
 def python_of(folder: Path) -> Path:
-    """The Python of an environment."""
+    """Return the Python interpreter of an environment."""
     return folder / "bin" / "python"
 
 
 def is_installed(folder: Path) -> bool:
-    """Whether the installation with this lock file is complete."""
+    """Return whether this folder holds a complete installation of the present lock file."""
     mark = folder / MARK
     return mark.is_file() and read_json(mark).get("lock_sha256") == sha256_file(LOCK)
 
 
 def install(folder: Path) -> bool:
-    """Make the environment. Return whether there was anything to do.
+    """Make the environment. Return False if it was complete already.
 
     It uses uv if uv lies beside this Python, else `venv` and pip. A folder with other contents is refused. The rest of
     a stopped installation is replaced. Raises ConfigError before the installation, and DataError if the installer
@@ -65,7 +65,10 @@ def install(folder: Path) -> bool:
 
 
 def installer(folder: Path, lock: Path = LOCK, *options: str) -> list[list[str]]:
-    """The commands that make an environment and fill it from a lock file; `options` are of `pip install`."""
+    """Return the commands that make an environment and fill it from a lock file.
+
+    `options` are further options of `pip install`.
+    """
     uv = Path(sys.executable).with_name("uv")
     if uv.is_file():
         creation = [str(uv), "venv", "--no-config", "--clear", "--python", sys.executable, str(folder)]
@@ -76,7 +79,7 @@ def installer(folder: Path, lock: Path = LOCK, *options: str) -> list[list[str]]
 
 
 def call(command: Sequence[str]) -> None:
-    """Run an installer and show its output. It gets no environment variables PYTHON… and VIRTUAL_ENV…."""
+    """Run an installer and show its output. Environment variables PYTHON… and VIRTUAL_ENV… are removed for it."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     done = subprocess.run(command, env=outside, check=False)
     if done.returncode:

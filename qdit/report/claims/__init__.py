@@ -1,1 +1,1 @@
-"""The papers' claims and whether a run supports them."""
+"""The claims of the papers, and verdicts that say whether the numbers of a run support them."""

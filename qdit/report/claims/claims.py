@@ -1,4 +1,4 @@
-"""The papers' claims as data, and the verdicts on them: from the printed numbers, and from runs.
+"""The papers' claims, read from a YAML file, and the verdict on each claim: by printed numbers and by measured ones.
 
 `results/published/claims.yaml` has one entry for each claim. A claim that can be checked has an expression about one
 table (`qdit.report.claims.language`). It is evaluated on the printed numbers and on the numbers of each existing run.
@@ -39,9 +39,10 @@ OPTIONAL = ("table", "expression", "miniature", "form", "reading", "remark")
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim: its literal `words`, their `place` in a document, our reading, and how it is checked.
+    """One claim of a paper: its literal `words`, their `place` in the paper, how we read them, and how we check them.
 
-    On runs of a miniature profile, `miniature` is evaluated instead of `expression`. It uses the paired metrics.
+    `expression` is evaluated on the numbers. For a miniature profile `miniature` is evaluated instead, if it is not
+    empty; it uses the paired metrics.
     """
 
     id: str
@@ -59,7 +60,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Two statements that contradict each other; `differences` are numbers in docs/differences.md."""
+    """Two statements of papers that contradict each other; `differences` are entry numbers in docs/differences.md."""
 
     id: str
     between: str
@@ -71,7 +72,7 @@ class Contradiction:
 
 @dataclass(frozen=True)
 class Claims:
-    """All of claims.yaml: titles of the documents, named sets of keys, claims and contradictions."""
+    """The content of claims.yaml: titles of the papers, sets of row keys with names, claims, and contradictions."""
 
     documents: Mapping[str, str]
     sets: Mapping[str, Sequence[Key]]
@@ -81,10 +82,11 @@ class Claims:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of one source on a claim, the metrics of its expression, and the deciding comparisons.
+    """The verdict on a claim from one source of numbers (printed tables or a run), and the comparisons that decide it.
 
-    `p` is the p-value of the verdict if intervals decide it. `alone` is the verdict of this claim by itself, if it does
-    not stand among the many claims. `tells` says what would decide an open claim.
+    `word` is the verdict and `why` its reason. `metrics` are the metrics in the expression. `p` is the p-value, or None
+    if no interval decides. `alone` is the verdict before the correction for many claims, if the correction changes it.
+    `tells` says what would decide a claim that cannot be told.
     """
 
     word: str
@@ -99,7 +101,7 @@ class Verdict:
 
 
 def load_claims(path: Path) -> Claims:
-    """Read and check claims.yaml; ConfigError says which entry is wrong and how."""
+    """Read and check claims.yaml; ConfigError names the wrong entry and what is wrong with it."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -164,14 +166,17 @@ def _fields(entry: Any, required: Sequence[str], optional: Sequence[str], where:
 
 
 def judge(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Printed | Measured) -> Verdict:
-    """The verdict of one source on one claim."""
+    """Return the verdict on one claim from one source of numbers, before the correction for many claims."""
     if (verdict := unchecked(claim, source)) is not None:
         return verdict
     return _judged(claim, parse(expression_of(claim, source), table=claim.table, sets=sets), sets, source)
 
 
 def judge_at_damage(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Measured, papers: Measured) -> Verdict:
-    """The verdict on one claim at the bits where damage begins; `source` reads the rows at these bits."""
+    """Return the verdict on one claim at W4A4, where damage begins, before the correction for many claims.
+
+    `source` has the rows at W4A4; `papers` has the rows of the same run at the papers' bits.
+    """
     expression = expression_of(claim, source)
     if claim.kind != HISTORICAL and (why := not_at_damage(claim.table, claim.form, expression)):
         return Verdict(NOT_CHECKED, why)
@@ -185,12 +190,15 @@ def judge_at_damage(claim: Claim, sets: Mapping[str, Sequence[Key]], source: Mea
 
 
 def expression_of(claim: Claim, source: Printed | Measured) -> str:
-    """The expression of a claim that is evaluated on a source."""
+    """Return the expression of a claim to evaluate on a source: `miniature` for a miniature, if it has one."""
     return claim.miniature if source.miniature and claim.miniature else claim.expression
 
 
 def unchecked(claim: Claim, source: Printed | Measured) -> Verdict | None:
-    """The verdict on a claim that no expression decides on a source; None if one does."""
+    """Return the verdict on a claim that can be given without evaluating its expression; None if it must be evaluated.
+
+    A historical claim is never checked. A claim about a number of the paper's model cannot be told on a miniature.
+    """
     if claim.kind == HISTORICAL:
         return Verdict(NOT_CHECKED, claim.remark)
     if source.miniature and claim.kind == NUMERIC and not claim.miniature:
@@ -221,7 +229,7 @@ def _judged(claim: Claim, node: ast.expr, sets: Mapping[str, Sequence[Key]], sou
 
 
 def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
-    """Verdicts under the control of Benjamini and Hochberg over all claims with a p-value.
+    """Correct the verdicts for many claims, by Benjamini and Hochberg over all claims with a p-value.
 
     A verdict that this correction changes becomes “cannot be told”.
     """
@@ -237,16 +245,19 @@ def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
 
 
 def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Evidence, ...]:
-    """The comparisons that decide the verdict, in display order.
+    """Sort the comparisons that decide a verdict: the smallest difference comes first.
 
-    If the verdict is open, undecided comparisons come first. Then the comparisons with the smallest differences follow.
+    For a verdict that cannot be told, only the undecided comparisons are returned, if there are any.
     """
     shown = [piece for piece in evidence if outcome is not None or piece.outcome is None] or list(evidence)
     return tuple(sorted(shown, key=lambda piece: piece.margin))
 
 
 def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
-    """Claim id → verdict. A claim about another form of the weights is evaluated on that form of the run."""
+    """Return claim id → verdict on one source, corrected for many claims.
+
+    A claim about the salient form is evaluated on the rows of the run in the salient form.
+    """
     forms: dict[str, Printed | Measured] = {}
     verdicts = {}
     for claim in claims.claims:
@@ -258,6 +269,9 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
 
 
 def judge_all_at_damage(claims: Claims, papers: Measured) -> dict[str, Verdict]:
-    """Claim id → verdict at the bits where damage begins, with a control of its own."""
+    """Return claim id → verdict at W4A4, where damage begins.
+
+    The correction for many claims counts only these verdicts.
+    """
     source = damaged(papers)
     return among_many({claim.id: judge_at_damage(claim, claims.sets, source, papers) for claim in claims.claims})

@@ -1,11 +1,11 @@
-"""Claims at the bits where damage begins: the same expressions, read from other rows of the same run.
+"""The claims at W4A4, where damage begins: the same expressions, evaluated on other rows of the same run.
 
-The natural form of a miniature is hardly damaged at the papers' bits, so some claims cannot be told there. At `BITS`
-round to nearest fails (docs/miniature.md). The verdicts at these bits stand in a column of their own, are never counted
-with those at the papers' bits, and have their own control of the false discovery rate.
+At the papers' bits the natural form of a miniature is hardly damaged, so some claims cannot be told. At `BITS` (W4A4)
+round to nearest fails (docs/miniature.md). The verdicts at W4A4 stand in a separate column. They are not counted with
+the verdicts at the papers' bits, and the false discovery rate is controlled for them separately.
 
-In an expression all bits but those of full precision become `BITS`. Rows of tables without bits among their keys are
-the rows of the same methods at `BITS`. A loop over settings, steps or resolutions takes those that have such rows.
+In an expression all bits become `BITS`, except the bits of full precision. Tables whose claims name no bits are read at
+`BITS` for the same methods. A loop over settings, steps or resolutions skips those that have no row at `BITS`.
 """
 
 import ast
@@ -25,12 +25,12 @@ PATTERN = re.compile(r"w\d+a\d+")
 
 
 def damaged(papers: Measured) -> Measured:
-    """The rows of a run at `BITS`, in the places of its rows at the papers' bits."""
+    """Return the tables of a run in which each row at the papers' bits is replaced by the row at `BITS` (W4A4)."""
     return Measured(at_damage(papers.profile), papers.results, video_bits=(UNQUANTIZED, BITS))
 
 
 def at_damage(profile: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile with all rows of its tables at `BITS`; each block once."""
+    """Return the profile with `BITS` as the only bits of all tables. Blocks that become equal are kept once."""
     tables = {}
     for name, definition in profile["tables"].items():
         blocks: list[Any] = []
@@ -42,7 +42,7 @@ def at_damage(profile: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def not_at_damage(table: str, form: str, expression: str) -> str:
-    """Why a claim has no verdict at `BITS`; empty if it has one."""
+    """Return the reason why a claim is not judged at `BITS` (W4A4); an empty text if it is judged."""
     if form != "natural":
         return f"only the natural form is judged at {BITS.upper()}"
     if table == "table5":
@@ -58,7 +58,7 @@ class _AtBits(ast.NodeTransformer):
 
 
 def moved(key: Key) -> Key:
-    """A key, or `BITS` if it is the bits of a quantized row."""
+    """Replace a key of a row by `BITS` if it is the bits of a quantized row; return any other key unchanged."""
     is_bits = isinstance(key, str) and PATTERN.fullmatch(key) and key != UNQUANTIZED
     return BITS if is_bits else key
 
@@ -66,10 +66,11 @@ def moved(key: Key) -> Key:
 def at_bits(
     node: ast.expr, table: str, sets: Mapping[str, Sequence[Key]], source: Measured, papers: Measured
 ) -> tuple[ast.expr, dict[str, Sequence[Key]], tuple[Key, ...]]:
-    """Expression and sets at `BITS`, and the places to which the loops of the expression had to be restricted.
+    """Rewrite an expression and its sets of keys for `BITS` (W4A4).
 
-    `source` reads the rows at `BITS`, `papers` those at the papers' bits. If no place has rows at `BITS`, the loops
-    stay as they are, and the cells say what is missing.
+    The third value lists the settings, steps or resolutions that remain in the loops, if some were left out because
+    they have no measured row at `BITS`. If none of them has one, the loops stay complete, and the cells say what is
+    missing. `source` has the rows at `BITS`, `papers` the rows at the papers' bits.
     """
     known, present = places(papers, table), places(source, table, measured=True)
     named = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
@@ -87,7 +88,7 @@ def at_bits(
 
 
 def places(source: Measured, table: str, *, measured: bool = False) -> set[Key]:
-    """Settings, steps or resolutions at which a table has quantized rows, or measured ones only."""
+    """Return the settings, steps or resolutions of a table's quantized rows; with `measured`, only of measured rows."""
     positions = [index for index, name in enumerate(KEYS[table]) if name in PLACES]
     quantized = {keys: row for keys, row in source.rows(table).items() if not is_full_precision(row)}
     return {keys[index] for keys, row in quantized.items() if is_measured(row) or not measured for index in positions}

@@ -3,13 +3,13 @@
     fid('q-dit', 'w4a8', s) < min(fid(m, 'w4a8', s) for m in baselines)
 
 An expression may contain numbers, texts, names of sets and loop variables; + − * /; comparisons (also chains), and, or,
-not; the functions of `cell_functions` (a cell of the claim's table); abs, round, min, max, all, any and count. The last
-five may have one generator as their only argument. The arguments of a metric are the keys of a row of its table, in the
-order of `KEYS`.
+not; the functions of `cell_functions` (a cell of the claim's table); abs, round, min, max, all, any and count. Each of
+min, max, all, any and count may have one generator as its only argument. The arguments of a metric are the keys of a
+row of its table, in the order of `KEYS`.
 
-The language is our own. A verdict needs three truth values, the interval of every difference and the text of every
-comparison. Executed Python gives none of these for `and`, `not`, chains and `all`. And data must not be able to run
-code.
+We do not let Python execute the expressions, for two reasons. A verdict needs three truth values, the interval of every
+difference and the text of every comparison, and Python gives none of these for `and`, `not`, chains and `all`. And data
+must not be able to run code.
 """
 
 import ast
@@ -60,24 +60,24 @@ TRUTHS: dict[str, Callable[[Sequence[Truth]], Truth]] = {"all": every, "any": so
 
 
 def cell_functions() -> dict[str, str]:
-    """Function that reads a cell → printed title of the metric: all metrics, and the dimensions of VBench."""
+    """Return function name → printed title of the metric that the function reads, for all metrics and VBench."""
     return {name: metric.title for name, metric in claim_functions().items()} | {SCORE: "VBench"}
 
 
 def functions() -> tuple[str, ...]:
-    """All functions of the language."""
+    """Return the names of all functions that an expression may call."""
     return (*cell_functions(), *NUMBERS, *TRUTHS, "round", "count")
 
 
 class Source(Protocol):
-    """A source of cells: the printed tables, or the tables of a run."""
+    """Anything that returns the number in a table cell: the printed tables, or the tables of a run."""
 
     def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value: ...
 
 
 @dataclass
 class Evaluation:
-    """Evaluates parsed expressions on one source.
+    """Evaluates the parsed expressions of claims about one table on one source of numbers.
 
     `read` collects the titles of all metrics in the evaluated expressions.
     """
@@ -88,7 +88,7 @@ class Evaluation:
     read: dict[str, None] = field(default_factory=dict)
 
     def truth(self, node: ast.expr, bound: Bound) -> Truth:
-        """Value of an expression that is true or false."""
+        """Evaluate a true-or-false expression; `bound` has the values of the loop variables."""
         if isinstance(node, ast.BoolOp):
             operands = [self.truth(operand, bound) for operand in node.values]
             return every(operands) if isinstance(node.op, ast.And) else some(operands)
@@ -107,7 +107,7 @@ class Evaluation:
         return TRUTHS[node.func.id]([self.truth(operand, inner) for operand, inner in self.each(node, bound)])
 
     def value(self, node: ast.expr, bound: Bound) -> Value:
-        """Value of an expression that is a number."""
+        """Evaluate an expression whose value is a number; `bound` has the values of the loop variables."""
         if isinstance(node, ast.Constant):
             return Quantity(float(node.value))  # type: ignore[arg-type]
         if isinstance(node, ast.BinOp):
@@ -130,7 +130,10 @@ class Evaluation:
         return combine(NUMBERS[name], *(self.value(argument, inner) for argument, inner in self.each(node, bound)))
 
     def each(self, node: ast.Call, bound: Bound) -> Iterator[tuple[ast.expr, Bound]]:
-        """Values of the arguments of a call. A generator gives one value for each binding of its variables."""
+        """Yield each argument of a call as (expression, values of the loop variables).
+
+        A generator yields its expression once for each combination of its loop variables.
+        """
         if not isinstance(node.args[0], ast.GeneratorExp):
             yield from ((argument, bound) for argument in node.args)
             return
@@ -142,7 +145,7 @@ class Evaluation:
 
 
 def key_of(node: ast.expr, bound: Bound) -> Key:
-    """A key of a row: a constant, or the value of a loop variable."""
+    """Return one key of a row, for example a method or bits: a constant, or the value of a loop variable."""
     if isinstance(node, ast.Name):
         return bound[node.id]
     assert isinstance(node, ast.Constant)
@@ -150,7 +153,7 @@ def key_of(node: ast.expr, bound: Bound) -> Key:
 
 
 def say(node: ast.expr, value: Value, bound: Bound) -> str:
-    """Text of an expression: loop variables are replaced by their values; the value of the expression follows."""
+    """Write an expression as text: with the values of its loop variables, followed by the value of the expression."""
     if isinstance(node, ast.Constant):
         return str(node.value)
     text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))
@@ -175,9 +178,9 @@ class _Filled(ast.NodeTransformer):
 
 
 def parse(text: str, *, table: str, sets: Mapping[str, Sequence[Key]]) -> ast.expr:
-    """The checked syntax tree of an expression that is true or false.
+    """Parse a true-or-false expression and return its checked syntax tree.
 
-    ConfigError for everything that is not allowed.
+    ConfigError for everything that the language does not allow.
     """
     try:
         node = ast.parse(text, mode="eval").body

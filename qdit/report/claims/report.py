@@ -1,4 +1,4 @@
-"""The verdicts on all claims, as text for a terminal and as CSV."""
+"""Judge all claims, and write the verdicts as text for a terminal and as CSV."""
 
 import csv
 import io
@@ -48,7 +48,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Report:
-    """All claims, and the verdicts by claim id for each source of numbers."""
+    """All claims, and `verdicts`: source of numbers (`printed`, a profile, …) → claim id → verdict."""
 
     claims: Claims
     verdicts: Mapping[str, Mapping[str, Verdict]]
@@ -62,21 +62,21 @@ class Report:
 
     @property
     def at_papers_bits(self) -> list[str]:
-        """The sources that judge at the papers' bits. Only they count as verdicts on a paper."""
+        """Names of the sources that judge at the papers' bits. Only their verdicts count as verdicts on a paper."""
         return [source for source in self.verdicts if source != damaged_name(self.profile)]
 
 
 def damaged_name(profile: str) -> str:
-    """Name of the source with a profile's rows at the bits where damage begins: `mini at W4A4`."""
+    """Return the name of the source with the rows of a profile where damage begins, for example `mini at W4A4`."""
     return f"{profile} at {BITS.upper()}"
 
 
 def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path] = ()) -> Report:
-    """Evaluate all claims: on the printed numbers, on a profile's results, and on the results of the profile `paper`.
+    """Judge all claims: on the printed numbers, on the results of a profile, and on the results of the profile `paper`.
 
     The results of the profile `paper` are in the folder `paper` beside `results`. They are used if the folder has a
-    profile.json. A miniature is also judged at the bits where damage begins. `others` are results of the profile with
-    other seeds; the verdicts are compared with theirs, and with those of replicates.
+    profile.json. A miniature is also judged at W4A4, where damage begins. `others` are results of the profile with
+    other seeds. Their verdicts, and the verdicts of replicates, are compared with the verdicts on `results`.
     """
     published = published_folder(results)
     beside = published / FILE
@@ -110,18 +110,18 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
 
 
 def counts(report: Report, source: str) -> dict[str, int]:
-    """Number of claims with each verdict on a source of numbers, in the order of the page. A number can be 0."""
+    """Return verdict → number of claims with this verdict on one source, in the order of the page, without zeros."""
     words = Counter(verdict.word for verdict in report.verdicts[source].values())
     return {word: words[word] for word in ORDER if words[word]}
 
 
 def sentence(report: Report, source: str) -> str:
-    """`On the papers’ own numbers, 31 claims hold, 6 do not hold, 8 cannot be told.`"""
+    """Write a sentence: `On the papers’ own numbers, 31 claims hold, 6 do not hold, 8 cannot be told.`"""
     return f"On {where_of(report, source)}, {verdicts_in_words(report, source)}."
 
 
 def where_of(report: Report, source: str) -> str:
-    """`the papers’ own numbers`, or a run with the bits and models whose rows were read."""
+    """Write what a source is: `the papers’ own numbers`, or a run with the bits and models that were read."""
     if source == PRINTED:
         return "the papers’ own numbers"
     runs = dict.fromkeys(run for verdict in report.verdicts[source].values() for run in verdict.runs)
@@ -138,14 +138,18 @@ def _bits_order(bits: str) -> tuple[int, ...]:
 
 
 def verdicts_in_words(report: Report, source: str) -> str:
-    """`31 claims hold, 6 do not hold, 8 cannot be told`."""
+    """Write how many claims have each verdict: `31 claims hold, 6 do not hold, 8 cannot be told`."""
     (first, number), *others = counts(report, source).items()
     said = [f"{number} {'claim' if number == 1 else 'claims'} {_plural(first, number)}"]
     return ", ".join([*said, *(f"{count} {_plural(word, count)}" for word, count in others)])
 
 
 def summary(report: Report) -> list[str]:
-    """A sentence for each source of numbers, and one about the control of many comparisons."""
+    """Write the sentences above the list of claims.
+
+    They count the verdicts of each source, name the effect of the correction for many claims, and say whether verdicts
+    stay the same with other random draws.
+    """
     controls = (control(report, source) for source in report.verdicts if source != PRINTED)
     verdicts_of_run = report.verdicts[report.profile]
     return [
@@ -157,7 +161,7 @@ def summary(report: Report) -> list[str]:
 
 
 def told_by_damage(report: Report) -> list[str]:
-    """Sentence: how many claims that cannot be told at the papers' bits are decided where damage begins."""
+    """Write a sentence: how many claims cannot be told at the papers' bits but are decided at W4A4; [] without W4A4."""
     damaged = report.verdicts.get(damaged_name(report.profile))
     if damaged is None:
         return []
@@ -170,7 +174,10 @@ def told_by_damage(report: Report) -> list[str]:
 
 
 def control(report: Report, source: str) -> str:
-    """Sentence: how many verdicts are tested, and how many the correction changes. Empty without intervals."""
+    """Write how many verdicts of a source have a p-value, and how many the correction for many claims changes.
+
+    The text is empty if no verdict has a p-value.
+    """
     verdicts = report.verdicts[source].values()
     tested, changed = sum(v.p is not None for v in verdicts), [v for v in verdicts if v.alone]
     if not tested:
@@ -194,7 +201,7 @@ def _plural(word: str, count: int) -> str:
 
 
 def text_of(report: Report, *, width: int = 110) -> str:
-    """Lines for each claim: its words, then the verdict and numbers of each source."""
+    """Write all claims for a terminal: the words of each claim, then the verdict and numbers of each source."""
     lines = [report.face, ""]
     for claim in report.claims.claims:
         lines += textwrap.wrap(f"{claim.id}: “{claim.words}” ({claim.source}, {claim.place})", width)
@@ -215,7 +222,7 @@ def text_of(report: Report, *, width: int = 110) -> str:
 
 
 def evidence_text(piece: Evidence) -> str:
-    """A comparison with its interval. “: no” marks a comparison that is false."""
+    """Write a comparison with its interval. “: no” marks a comparison that is false."""
     text = piece.text + (": no" if piece.outcome is False else "")
     if piece.interval is None:
         return text
@@ -224,7 +231,7 @@ def evidence_text(piece: Evidence) -> str:
 
 
 def csv_of(report: Report) -> str:
-    """One line for each claim and source."""
+    """Write the verdicts as CSV: one line for each pair of claim and source."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -261,7 +268,7 @@ def _survived(claim: Claim, source: str, report: Report) -> tuple[int, int] | tu
 
 
 def write_report(report: Report, page: str, markdown: str, out: Path) -> list[Path]:
-    """Write the page to `out`, the CSV and the Markdown beside it; equal results give equal bytes."""
+    """Write the HTML `page` to `out`, and the CSV and the `markdown` beside it; equal results give equal bytes."""
     texts = {out: page, out.with_suffix(".csv"): csv_of(report), out.with_suffix(".md"): markdown}
     for path, text in texts.items():
         write_text(path, text)

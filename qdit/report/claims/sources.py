@@ -1,4 +1,4 @@
-"""Sources of the cells of claims: the printed tables and the tables of a run, addressed by the same keys."""
+"""The two sources of numbers for claims: the printed tables and the tables of a run. Both are read by the same keys."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -31,18 +31,18 @@ PRINTED_BITS = ("w16a16", "w4a8")
 
 
 def column_of(function: str) -> str:
-    """The column that a function of the claims language reads."""
+    """Return the table column that a function of the claims language reads: `fid`, for example."""
     known = claim_functions()
     return known[function].name if function in known else function
 
 
 def setting_key(resolution: Any, cfg_scale: Any) -> str:
-    """Key of a setting in claims: `256-cfg1.5`, or `256` without guidance."""
+    """Write a setting as claims name it: `256-cfg1.5`, or `256` without guidance."""
     return f"{resolution}" if cfg_scale == 1 else f"{resolution}-cfg{cfg_scale:g}"
 
 
 class Printed:
-    """The published numbers."""
+    """The numbers that the papers print, read from the CSV files in `folder`."""
 
     miniature = False
 
@@ -51,7 +51,7 @@ class Printed:
         self.tables: dict[str, dict[Keys, PublishedRow]] = {}
 
     def cell(self, table: str, metric: str, keys: Keys) -> Value:
-        """A printed number. Unknown for a blank cell, and for a row or column that the paper does not print."""
+        """Return a printed number. Unknown for a blank cell, and for a row or column that the paper does not print."""
         if table not in self.tables:
             self.tables[table] = {printed_keys(table, row): row for row in read_published(self.folder / f"{table}.csv")}
         column = column_of(metric)
@@ -68,7 +68,7 @@ class Printed:
 
 
 def printed_keys(table: str, row: PublishedRow) -> Keys:
-    """What identifies a printed row: its method and bits, and in some tables also its group size, setting or step."""
+    """Return the keys of a printed row: method and bits, in some tables also group size, setting or step."""
     names = (
         {printed: ours for ours, printed in COMPARISONS[table].printed_names.items()} if table in COMPARISONS else {}
     )
@@ -93,10 +93,10 @@ def printed_keys(table: str, row: PublishedRow) -> Keys:
 
 
 class Measured:
-    """The tables of a run in one form of the weights.
+    """The measured numbers: the tables of a run in one form of the weights.
 
-    `fitted` becomes true when a fitted cell is read; `read` collects the runs of the cells that are read.
-    `video_bits` are the bits of the rows of Table 3, whose claims do not name bits.
+    `fitted` becomes true when the number of a fitted row is read. `read` collects the runs whose numbers are read. The
+    claims about Table 3 do not name bits: its rows at `video_bits` are read.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class Measured:
         self.tables: dict[str, dict[Keys, Row]] = {}
 
     def in_form(self, form: str) -> "Measured":
-        """The same run in another form of the weights."""
+        """Return the tables of the same run in another form of the weights."""
         return Measured(self.profile, self.results, form=form, video_bits=self.video_bits)
 
     @cached_property
@@ -125,7 +125,7 @@ class Measured:
         return is_miniature(self.profile)
 
     def cell(self, table: str, metric: str, keys: Keys) -> Value:
-        """A measured number with its bootstrap samples; Unknown for a row that is absent or not measured."""
+        """Return a measured number with its bootstrap samples; Unknown for a row that is absent or not measured."""
         if not self.rows(table):
             return Unknown(f"this profile has no {table} in the {self.form} form")
         name, column = describe(table, keys), column_of(metric)
@@ -143,14 +143,14 @@ class Measured:
         return Quantity(float(row[column])) if metric == "size_mb" else quantity(row, column)
 
     def rows(self, table: str) -> dict[Keys, Row]:
-        """Keys → row of a kind of table, measured or not."""
+        """Return keys → row, for all tables of one kind (`table2`, …). Rows without a result are included."""
         if table not in self.tables:
             self.tables[table] = self._rows(table)
         return self.tables[table]
 
     @property
     def remarks(self) -> list[str]:
-        """Remarks on the rows that were read: tables whose Q-DiT rows have uniform group sizes."""
+        """Sentences that name the tables in which Q-DiT has one group size for all layers; the paper searched them."""
         rows = [
             (table, row)
             for table, rows_by_key in self.tables.items()
@@ -196,7 +196,7 @@ class Measured:
 
 
 def bits_of(row: Row) -> str:
-    """Bits as text: `w4a8`."""
+    """Write the bits of a row as in a profile: `w4a8`."""
     return f"w{row['weight_bits']}a{row['activation_bits']}"
 
 
@@ -210,7 +210,7 @@ def _settings(definition: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe(table: str, keys: Keys) -> str:
-    """The keys of a row as text: `q-dit w4a8 256-cfg1.5` or `group 128, resolution 256`."""
+    """Write the keys of a row for readers: `q-dit w4a8 256-cfg1.5` or `group 128, resolution 256`."""
     if table == "table1":
         return ", ".join(f"{name} {key}" for name, key in zip(KEYS[table], keys, strict=False))
     return " ".join(f"{key}" for key in keys)

@@ -1,9 +1,9 @@
-"""Do verdicts survive other draws? The verdicts of a run beside those of its replicates, and of runs with other seeds.
+"""Check whether verdicts stay the same with other random draws: in replicates, and in runs with other seeds.
 
-A replicate takes the place of a row alone, in every row that has it (`qdit.report.data.replicates.alone`). Other claims
-read the same rows as before, so only claims that read a row with replicates are compared. A run with another seed has
-other noise too, so all claims are compared. A verdict *survives* if the other one has the same word. It *turns* if
-“holds” becomes “does not hold” or the reverse.
+For a replicate, the claims are judged again with the replicate's numbers in place of the mean over all replicates
+(`qdit.report.data.replicates.alone`). All other rows keep their numbers, so only claims that read a row with replicates
+are compared. A run with another seed also has other noise, so all claims are compared. A verdict *survives* if it is
+the same again. It *turns* if “holds” becomes “does not hold” or the reverse.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,9 +25,9 @@ DECIDED = (HOLDS, FAILS)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Verdicts of a run that took the place of another: its name, and claim id → (verdict, its verdict).
+    """Verdicts of a run compared with those of another run: `words` is claim id → (first verdict, other verdict).
 
-    It has the claims that the first run decided and that the other run judges with rows of its own.
+    `name` describes the other run. Only claims that the first run decided are compared.
     """
 
     name: str
@@ -35,22 +35,22 @@ class Comparison:
 
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
-        """The verdicts that do not survive."""
+        """Claim id → (first verdict, other verdict), where the two differ."""
         return {claim: pair for claim, pair in self.words.items() if pair[0] != pair[1]}
 
     @property
     def survived(self) -> int:
-        """Number of verdicts that survive."""
+        """Number of verdicts that are the same in both runs."""
         return len(self.words) - len(self.changed)
 
     @property
     def turned(self) -> int:
-        """Number of verdicts that turn into their opposite."""
+        """Number of verdicts that change from “holds” to “does not hold” or the reverse."""
         return sum(other in DECIDED for _, other in self.changed.values())
 
     @property
     def text(self) -> str:
-        """`With replicate 1 in the place of replicate 0, 9 of 10 decided verdicts stay …`"""
+        """Sentence about the comparison: `With replicate 1 in the place of replicate 0, 9 of 10 … stay`."""
         count = len(self.words)
         stay = f"{self.survived} of {count} decided {'verdict' if count == 1 else 'verdicts'}"
         stay += f" {'stays' if self.survived == 1 else 'stay'}"
@@ -60,7 +60,10 @@ class Comparison:
 
 
 def of_replicates(claims: Claims, source: Measured, verdicts: Mapping[str, Verdict]) -> list[Comparison]:
-    """A comparison for each replicate above 0 of a run; empty if no claim reads a row with replicates."""
+    """Compare the verdicts of a run with those of each replicate except replicate 0.
+
+    The list is empty if no claim reads a row with replicates.
+    """
     profile = source.profile
     counts = {name: max((replicate_count(profile, run) for run in of.runs), default=1) for name, of in verdicts.items()}
     comparisons = []
@@ -72,7 +75,10 @@ def of_replicates(claims: Claims, source: Measured, verdicts: Mapping[str, Verdi
 
 
 def of_folders(claims: Claims, verdicts: Mapping[str, Verdict], folders: Sequence[Path]) -> list[Comparison]:
-    """A comparison for each results folder of a run with another seed. ConfigError for a profile that is not valid."""
+    """Compare the verdicts with those of each results folder in `folders`: runs of the profile with another seed.
+
+    ConfigError if a folder's profile is not valid.
+    """
     comparisons = []
     for folder in folders:
         require_results(folder)
@@ -85,7 +91,7 @@ def of_folders(claims: Claims, verdicts: Mapping[str, Verdict], folders: Sequenc
 
 
 def profile_in(folder: Path) -> dict[str, Any]:
-    """The profile of a results folder, checked. ConfigError if it is not valid."""
+    """Read and check the profile of a results folder. ConfigError if it is not valid."""
     path = folder / "profile.json"
     profile: dict[str, Any] = read_json(path)
     try:
@@ -98,13 +104,13 @@ def profile_in(folder: Path) -> dict[str, Any]:
 def compared(
     name: str, verdicts: Mapping[str, Verdict], other: Mapping[str, Verdict], ids: Sequence[str]
 ) -> Comparison:
-    """The decided verdicts among some claims, each beside the other one."""
+    """Compare the claims `ids`: each verdict that decides, beside the verdict on the same claim in `other`."""
     decided = [claim for claim in ids if verdicts[claim].word in DECIDED]
     return Comparison(name, {claim: (verdicts[claim].word, other[claim].word) for claim in decided})
 
 
 def survival_text(comparisons: Sequence[Comparison], verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Sentences for the page: how many verdicts were compared, and how many survive each comparison."""
+    """Write sentences for the page: how many verdicts were compared, and how many stay the same in each comparison."""
     decided = [claim for claim, verdict in verdicts.items() if verdict.word in DECIDED]
     if not comparisons:
         return [

@@ -1,12 +1,13 @@
-"""What would decide a comparison that cannot be told: more images, more replicates, or fewer bits.
+"""Estimate what would decide a comparison that cannot be told: more images, more replicates, or fewer bits.
 
-The estimate takes the measured difference as the true one. The variance that images cause falls as 1 / n. That of runs
-falls as 1 / R, and Student's quantile falls with it. So the interval just excludes 0 with
+The estimate takes the measured difference as the true difference. The variance from n images falls as 1 / n. The
+variance between R replicates falls as 1 / R, and Student's quantile falls with R too. The interval just excludes 0 with
 
-    n' = n (l / d)²                                    for the difference d and the side l of the images' interval,
+    n' = n (l / d)²                                    for the difference d; l is the length of the interval from
+                                                       images between the difference and the end towards 0,
     R' = the smallest R whose interval excludes 0      if images alone decide it already.
 
-A difference that needs more than `MOST_IMAGES` is too small. Then only fewer bits, with more damage, would decide.
+If n' is above `MOST_IMAGES`, the difference is too small. Then only fewer bits, which do more damage, would decide.
 """
 
 import math
@@ -21,9 +22,10 @@ DAMAGE = "more damage (fewer bits)"
 
 
 def what_would_tell(evidence: Sequence[Evidence]) -> str:
-    """One sentence about the comparisons that are not decided; empty if none of them has an interval that could shrink.
+    """Write one sentence that says what would decide a claim: numbers of images and replicates, or fewer bits.
 
-    It names the numbers of images and replicates of the comparison that needs the most.
+    The numbers are those of the undecided comparison that needs the most. The sentence is empty if no comparison is
+    undecided because of its interval.
     """
     needs = [need for piece in evidence if (need := needed(piece)) is not None]
     if not needs:
@@ -38,9 +40,10 @@ def what_would_tell(evidence: Sequence[Evidence]) -> str:
 
 
 def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
-    """(images, replicates) that would decide an open comparison, then its current numbers; None in place of too many.
+    """Return four numbers: images and replicates that would decide an undecided comparison, and the present ones.
 
-    None for a comparison that is decided, or that is open for another reason than its interval.
+    A needed number is None if it would be too large. The result is None for a comparison that is decided, or that is
+    undecided for another reason than its interval.
     """
     if piece.outcome is not None or piece.limits is None or piece.gap is None or piece.images is None:
         return None
@@ -54,7 +57,11 @@ def needed(piece: Evidence) -> tuple[int | None, int | None, int, int] | None:
 
 
 def more_images(gap: float, side: float, images: int) -> int | None:
-    """Number of images (two digits) at which the interval from images excludes 0; at least the current number."""
+    """Return the number of images, to two digits, at which the interval from images alone would exclude 0.
+
+    `side` is the interval's length from the difference `gap` towards 0. The result is at least `images`, the current
+    number, and None above `MOST_IMAGES`.
+    """
     if gap <= 0 or images * (side / gap) ** 2 > MOST_IMAGES:
         return None
     exact = images * (side / gap) ** 2
@@ -62,10 +69,10 @@ def more_images(gap: float, side: float, images: int) -> int | None:
 
 
 def more_replicates(gap: float, side: float, limits: Limits) -> int | None:
-    """Number of replicates at which the interval from images and replicates excludes 0; None above `MOST_REPLICATES`.
+    """Return the number of replicates at which the interval from images and replicates excludes 0.
 
-    If the interval from images alone just excludes 0, it leaves no room for the variance between runs. Then the
-    function takes half of its width.
+    None above `MOST_REPLICATES`. `side` is the interval's length from the difference `gap` towards 0, from images
+    alone. If `side` is nearly `gap`, no room is left for the variance between runs; then gap / √2 is used in its place.
     """
     if limits.variance == 0:
         return limits.replicates
@@ -77,6 +84,6 @@ def more_replicates(gap: float, side: float, limits: Limits) -> int | None:
 
 
 def rounded_up(number: float) -> int:
-    """A number rounded up to two digits: 1,234 is 1,300."""
+    """Round a number up to two digits: 1,234 becomes 1,300."""
     unit = 10 ** max(0, math.floor(math.log10(number)) - 1)
     return unit * math.ceil(number / unit)

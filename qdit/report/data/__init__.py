@@ -1,1 +1,1 @@
-"""Result files, read as rows and values."""
+"""Read result files, and return them as rows of tables and as values with intervals."""

@@ -1,4 +1,4 @@
-"""Allocations of group sizes, read from the files that the searches of a profile wrote below `search/`."""
+"""Read allocations (one group size for each layer) from the files that searches wrote below `search/`."""
 
 import json
 import math
@@ -20,7 +20,10 @@ ROLES = {"attn.qkv": "qkv", "attn.proj": "attn_out", "mlp.fc1": "fc1", "mlp.fc2"
 
 @dataclass(frozen=True)
 class Remeasured:
-    """Fitness of a genome on the noise of its search and on fresh noise. `reference` marks the uniform genome."""
+    """A genome measured twice: fitness on the noise of its search, and on fresh noise.
+
+    `reference` is true for the genome with the reference group size in all layers.
+    """
 
     fitness: float
     fresh: float
@@ -34,7 +37,10 @@ class Remeasured:
 
 @dataclass(frozen=True)
 class SearchedAllocation:
-    """The result of a search: group sizes, cost of the search, share of the budget, fitness on fresh noise."""
+    """The result of a search: group size of each layer, images that the search sampled, used share of the budget.
+
+    `remeasured` has the fitness on fresh noise.
+    """
 
     kind: str
     groups: Mapping[str, int]
@@ -45,7 +51,7 @@ class SearchedAllocation:
 
 
 def read_searched_allocation(results: Path, search: SearchRun) -> SearchedAllocation | None:
-    """The allocation of a search; None if its file is missing or incomplete."""
+    """Read the allocation that a search found; None if its file is missing or incomplete."""
     path = results / "search" / f"{search.path}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -76,9 +82,10 @@ def _time(path: Path) -> dict[str, Any]:
 
 
 def allocation_cells(profile: Mapping[str, Any], results: Path, key: Run, row: Row) -> Row:
-    """Cells of a row that describe its allocation.
+    """Return the cells of a row that describe its allocation: images sampled, share of the budget, mean group size.
 
-    The hidden cell `searched_allocation` holds the search's result; None for a uniform size or a missing search.
+    The cell `searched_allocation` is not shown; it has the result of the search, or None for one group size in all
+    layers and for a missing search.
     """
     search = search_run_of(profile, setting=key.setting, form=key.form, label=key.label, bits=key.bits)
     if search is None:
@@ -105,7 +112,7 @@ def _uniform(profile: Mapping[str, Any], row: Row) -> Row:
 
 
 def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
-    """Role → group size in each block, in the order of the data. None if a block does not have the layer."""
+    """Return role (`qkv`, `fc1`, …) → group size in each block. None where a block does not have the layer."""
     sizes = {layer_place(name): size for name, size in groups.items()}
     blocks = max(block for block, _ in sizes) + 1
     known = list(ROLES)
@@ -114,7 +121,7 @@ def by_role(groups: Mapping[str, int]) -> dict[str, list[int | None]]:
 
 
 def timed_searches(results: Path) -> list[tuple[str, float, int]]:
-    """Path below `search/`, seconds and workers of every timed search of a results folder."""
+    """Return (path below `search/`, seconds, number of workers) of each search whose time is known."""
     searches = []
     for path in sorted((results / "search").glob("*/*/*/*.times.json")):
         time = _time(path)

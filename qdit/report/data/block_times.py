@@ -1,7 +1,7 @@
-"""Times of one block of DiT-XL/2, from the records of `qdit bench block`, for the rows of a table.
+"""Read the times of one block of DiT-XL/2 from the records of `qdit bench block`, for the rows of a table.
 
 A page measures nothing. The record of the CPU is `bench/block.json` of the profile's run, or else
-`studies/bench-block.json`. Records of GPUs are those in `results/gpu/` that hold block times.
+`studies/bench-block.json`. Records of GPUs are the files in `results/gpu/` that hold block times.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,7 +26,10 @@ SIMULATED_ONLY, NOT_MEASURED = "simulated only", "not measured"
 
 @dataclass(frozen=True)
 class Speed:
-    """Smallest seconds of one call: in integers, and in float32 and bfloat16, which were timed alternately with it."""
+    """Shortest measured time of one call of a block in seconds: with integers, in float32, and in bfloat16.
+
+    The three were measured alternately.
+    """
 
     seconds: float
     float32: float
@@ -34,18 +37,18 @@ class Speed:
 
     @property
     def over_float32(self) -> float:
-        """Speed relative to float32."""
+        """Time in float32 divided by the time with integers: above 1, integers are faster."""
         return self.float32 / self.seconds
 
     @property
     def over_bfloat16(self) -> float:
-        """Speed relative to bfloat16."""
+        """Time in bfloat16 divided by the time with integers: above 1, integers are faster."""
         return self.bfloat16 / self.seconds
 
 
 @dataclass(frozen=True)
 class BlockTimes:
-    """The content of one record."""
+    """One record of `qdit bench block`, for one device."""
 
     content: Mapping[str, Any]
 
@@ -56,12 +59,12 @@ class BlockTimes:
 
     @property
     def threads(self) -> tuple[str, ...]:
-        """Numbers of threads that were measured, as texts."""
+        """Thread counts of the measurement, as texts: `1`, `2`."""
         return tuple(str(count) for count in self.content["threads"])
 
     @property
     def origin(self) -> str:
-        """Command, machine, commit, threads and load, in words."""
+        """Sentence about the measurement: machine, commit, shape of the block, load of the machine, command."""
         machine, load = self.content["machine"], self.content["load"]
         device = "" if self.device == "cpu" else f"{self.device}; "
         model = self.content["model"]
@@ -73,7 +76,7 @@ class BlockTimes:
 
     @property
     def is_crowded(self) -> bool:
-        """Whether more programs wanted to run than there are cores, before or after the measurement."""
+        """Whether the load of the machine was above its number of cores, before or after the measurement."""
         return any(float(value) > self.content["machine"]["cores"] for value in self.content["load"].values())
 
     @cached_property
@@ -81,9 +84,10 @@ class BlockTimes:
         return {(row["label"], row["bits"]): row for row in self.content["rows"]}
 
     def of(self, row: Row, threads: str = ONE) -> Speed | str:
-        """Speed of a row, or why it has none: `simulated only`, or `not measured`, each with the reason after a colon.
+        """Return the times of a row, or a text with the reason why it has none.
 
-        A row is looked up by its label and bits; its options must be those that were measured.
+        The text begins with `simulated only` or `not measured`. The record is searched for the row's label and bits;
+        the options of the method must also be the same.
         """
         key = row["key"]
         entry = self._rows.get((key.label, key.bits))
@@ -105,19 +109,22 @@ class BlockTimes:
         return Speed(*(float(seconds[name]["minimum"]) for name in ("integer", "float32", "bfloat16")))
 
     def bfloat16_over_float32(self, threads: str = ONE) -> float:
-        """Speed of bfloat16 relative to float32: the geometric mean over all forms."""
+        """Return how many times faster bfloat16 is than float32: the geometric mean over all measured formats."""
         pairs = [form["seconds"][threads] for form in self.content["measured"] if threads in form["seconds"]]
         return geometric_mean(pair["float32"]["minimum"] / pair["bfloat16"]["minimum"] for pair in pairs)
 
     def full_ms(self, threads: str = ONE) -> float:
-        """Milliseconds of float32: the least of all forms."""
+        """Return the shortest float32 time in milliseconds, over the measurements beside all formats."""
         pairs = [form["seconds"][threads] for form in self.content["measured"] if threads in form["seconds"]]
         return 1e3 * min(float(pair["float32"]["minimum"]) for pair in pairs)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Records of the CPU and of a GPU; None where nothing was measured. `problems` are lines about damaged records."""
+    """The records of block times for the CPU and for a GPU; None where nothing was measured.
+
+    `problems` has one line for each damaged record.
+    """
 
     cpu: BlockTimes | None
     gpu: BlockTimes | None
@@ -125,7 +132,7 @@ class Measured:
 
 
 def measured_blocks(results: Path) -> Measured:
-    """The records beside a profile's results, or else those of the repository. A damaged one is a problem."""
+    """Read the block times beside a profile's results, or else in the repository; list damaged records."""
     problems: list[str] = []
     cpu = next(_readable(_cpu_files(results), problems), None)
     gpu = next(_readable(_gpu_files(results), problems), None)
@@ -159,7 +166,7 @@ def _readable(files: Iterator[Path], problems: list[str]) -> Iterator[BlockTimes
 
 
 def read_block_times(path: Path) -> BlockTimes:
-    """A record of `qdit bench block`. DataError for a file of another format; the message names a wrong entry."""
+    """Read a record of `qdit bench block`. DataError if the file has another format or a wrong entry."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("bench") != BENCH:
         raise DataError(f"{path}: not a record of `qdit bench block`; measure again")
@@ -192,9 +199,10 @@ def _check(times: BlockTimes) -> None:
 
 
 def block_cells(measured: Measured, row: Row) -> Row:
-    """The columns of a row: milliseconds and ratios. Full precision itself has ratio 1.
+    """Return the cells of a row about block times: milliseconds, and speed relative to float32 and bfloat16.
 
-    Without a time the first column has the words `simulated only` or `not measured`, and `block_why` the reason.
+    The full-precision row has the ratio 1. Without a time the first cell has the words `simulated only` or `not
+    measured`, and the cell `block_why` has the reason.
     """
     cells: Row = {}
     cpu, gpu = measured.cpu, measured.gpu

@@ -1,4 +1,4 @@
-"""The log of a run's quantization in checkpoint/config.json: learned rounding, and layers without calibration data."""
+"""Read the log of a quantization from checkpoint/config.json: learned rounding, and layers without calibration data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,20 +12,23 @@ from qdit.quant.folder import CONFIG_FILE, checkpoint_in_diffusers, require_uned
 
 @dataclass(frozen=True)
 class CheckpointLog:
-    """Values of the log by name; empty without a checkpoint. `problem` says in one line why a file is not used."""
+    """The log of a quantization as name → value; empty without a checkpoint.
+
+    `problem` says in one line why a file is not used.
+    """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
     @property
     def silent_layers(self) -> tuple[str, ...]:
-        """Layers whose calibration inputs are all zero: GPTQ rounded them to nearest."""
+        """Names of the layers whose calibration inputs are all zero. GPTQ used round to nearest for them."""
         names = self.values.get("rounded_to_nearest", ())
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def read_log(folder: Path) -> CheckpointLog:
-    """The log in the checkpoint of a run's folder, which must have the digest of its content."""
+    """Read the log from the checkpoint in the folder of a run. The stored digest must match the content."""
     path = folder / "checkpoint" / CONFIG_FILE
     if not path.is_file():
         return CheckpointLog()

@@ -1,4 +1,4 @@
-"""Differences between two rows, with confidence intervals; both rows were measured on the same noise."""
+"""Compute differences between two rows with confidence intervals. Both rows were measured on the same noise."""
 
 import operator
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from qdit.report.data.values import Quantity, combine
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference a − b of one metric and its 95 % interval. `limits` is None if a run has no resampled values.
+    """The difference a − b of two rows in one metric, and its 95 % interval (None if a row has no resampled values).
 
-    The interval has the spread between runs if both rows have replicates.
+    If both rows have replicates, the interval includes the variation between replicates.
     """
 
     value: float
@@ -24,7 +24,7 @@ class Difference:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """Low and high."""
+        """Lower and upper end of the 95 % interval; None without an interval."""
         return None if self.limits is None else self.limits.ends
 
     @property
@@ -34,7 +34,7 @@ class Difference:
 
 
 def difference(a: Row, b: Row, metric: str) -> Difference | None:
-    """Difference a − b of a metric. None if one of the rows has no number."""
+    """Return the difference a − b of two rows in one metric. None if one of the rows has no number."""
     if a.get(metric) is None or b.get(metric) is None:
         return None
     gap = combine(operator.sub, quantity(a, metric), quantity(b, metric))
@@ -43,7 +43,7 @@ def difference(a: Row, b: Row, metric: str) -> Difference | None:
 
 
 def quantity(row: Row, metric: str) -> Quantity:
-    """A row's number, with its resampled values and its values in each replicate if they exist."""
+    """Return the number of a row with its resampled values, and with its value in each replicate if there are any."""
     value, resamples = float(row[metric]), row.get("resamples")
     if resamples is None or metric not in resamples.values:
         return Quantity(value, measured=True)
@@ -53,7 +53,7 @@ def quantity(row: Row, metric: str) -> Quantity:
 
 
 def runs_of(row: Row, metric: str, samples: np.ndarray) -> RunToRun | None:
-    """A row's values in each replicate.
+    """Return the values of a row in each replicate; None without replicates.
 
     Full precision has no random draws, so its single value is used for every replicate.
     """

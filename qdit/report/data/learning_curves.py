@@ -1,6 +1,6 @@
-"""Losses of learned rounding, read from a checkpoint's log, and their figure as inline SVG.
+"""Read the losses of learned rounding from a checkpoint's log, and draw them as SVG for a page.
 
-`qdit.report.render.figure` says why this module writes SVG itself. Each line also has a tooltip.
+The docstring of `qdit.report.render.figure` says why we write SVG ourselves. Each line also has a tooltip.
 """
 
 import math
@@ -24,7 +24,7 @@ HUES = (205, 345)
 
 @dataclass(frozen=True)
 class Unit:
-    """One reconstructed block or layer: `points` are (iteration, mean loss without the regularizer)."""
+    """The losses of one reconstructed block or layer: `points` are (iteration, mean loss without the regularizer)."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -34,7 +34,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """The log of a run's learned rounding."""
+    """The log of learned rounding of one run: the losses of each unit (block or layer), iterations and batch size."""
 
     iterations: int
     batch: int
@@ -43,12 +43,12 @@ class Reconstruction:
 
     @property
     def losses(self) -> list[float]:
-        """Every loss that a logarithmic axis can show."""
+        """All positive finite losses, which a logarithmic axis can show."""
         return [loss for unit in self.units for _, loss in unit.points]
 
 
 def reconstruction_of(log: Mapping[str, Any]) -> Reconstruction | None:
-    """The part of a checkpoint's log about learned rounding; None if there is none or it cannot be read."""
+    """Read the part about learned rounding from a checkpoint's log; None if it is missing or damaged."""
     try:
         entry = log["reconstruction"]
         units = tuple(map(_unit, entry["units"]))
@@ -69,7 +69,7 @@ def _loss(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Axes:
-    """Axes that the panels of a block share: iterations from 0 to `last`, losses over whole decades."""
+    """The axes of all panels of a table block: iterations from 0 to `last`, losses from 10^`low` to 10^`high`."""
 
     last: float
     low: int
@@ -77,16 +77,16 @@ class Axes:
     height: float
 
     def x(self, iteration: float) -> float:
-        """Pixel of an iteration."""
+        """Return the horizontal position of an iteration, in pixels."""
         return LEFT + iteration / self.last * (WIDTH - LEFT - RIGHT)
 
     def y(self, loss: float) -> float:
-        """Pixel of a loss."""
+        """Return the vertical position of a loss, in pixels."""
         return TOP + (self.high - math.log10(loss)) / (self.high - self.low) * self.height
 
 
 def axes(logs: list[Reconstruction]) -> Axes | None:
-    """Axes around all points of a block's runs, or None if there is nothing to draw."""
+    """Return axes that contain all points of several runs, or None if there is nothing to draw."""
     losses = [loss for log in logs for loss in log.losses]
     if not losses:
         return None
@@ -97,7 +97,7 @@ def axes(logs: list[Reconstruction]) -> Axes | None:
 
 
 def panel(log: Reconstruction, shared: Axes, title: str) -> str:
-    """SVG of one run: a line per unit, its name at its end."""
+    """Draw the losses of one run as SVG: one line for each unit (block or layer), with its name at the end."""
     bottom = TOP + shared.height
     size = f'viewBox="0 0 {WIDTH} {bottom + BOTTOM:.0f}" width="{WIDTH}" height="{bottom + BOTTOM:.0f}"'
     parts = [f'<svg {size} role="img" aria-label={quoteattr(f"Reconstruction loss against iterations: {title}")}>']
@@ -137,7 +137,7 @@ def _decade(exponent: int) -> str:
 
 
 def spread(wanted: list[float], low: float, high: float) -> list[float]:
-    """Heights close to the given ones, at least one line apart, and if possible between low and high."""
+    """Move heights apart until they are one text line apart, near the wanted heights and if possible in [low, high]."""
     order = sorted(range(len(wanted)), key=lambda number: wanted[number])
     placed = [0.0] * len(wanted)
     ceiling = low

@@ -1,10 +1,10 @@
-"""The lossless gate of a row: within x % of full precision, with its 95 % intervals (the idea is MLPerf's).
+"""Decide whether a row is lossless: within x % of full precision, with its 95 % intervals (an idea of MLPerf).
 
-A quantized row passes if all three hold, with x from the profile (`lossless_percent`):
+A quantized row is lossless if all three conditions hold, with x from the profile (`lossless_percent`):
 
-- FID is at most x % above that of full precision: the upper end of the paired interval of the difference.
-- FD-FP is at most x % of full precision's FID: the upper end of its interval. Both are distances of the same features.
-- SSIM-FP is at least 100 − x %: the lower end of its interval.
+- FID is at most x % above the FID of full precision, at the upper end of the paired interval of the difference.
+- FD-FP is at most x % of full precision's FID, at the upper end of its interval. Both distances use the same features.
+- SSIM-FP is at least 100 − x %, at the lower end of its interval.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,10 @@ PERCENT = 1.0
 
 
 def lossless(row: Row, full: Row, percent: float) -> str | None:
-    """`yes`, or `no: FID, SSIM-FP` with what fails; None if one of the numbers or intervals is not known."""
+    """Return `yes`, or `no:` with the failed metrics, such as `no: FID, SSIM-FP`.
+
+    None if no metric failed, but a number or interval is missing.
+    """
     checks = dict(_checks(row, full, percent / 100))
     failed = [title for title, passed in checks.items() if passed is False]
     if failed:
@@ -29,7 +32,7 @@ def lossless(row: Row, full: Row, percent: float) -> str | None:
 
 
 def with_gate(rows: Iterable[Row], percent: float) -> None:
-    """Add the cell `lossless` to the quantized rows of a block, in place, if the block has full precision."""
+    """Write the cell `lossless` into each quantized row of a block, if the block has a full-precision row."""
     rows = list(rows)
     full = next((row for row in rows if is_full_precision(row) and is_measured(row)), None)
     for row in rows:
@@ -47,7 +50,7 @@ def _checks(row: Row, full: Row, share: float) -> Iterable[tuple[str, bool | Non
 
 
 def gate_note(percent: float) -> str:
-    """Note that explains the column, for the small print of a table."""
+    """Write the note that explains the column `lossless`, for the small print of a table."""
     return (
         f"Lossless: within {percent:g} % of full precision, 95 % intervals included. FID rises by at most {percent:g}"
         f" %, FD-FP is at most {percent:g} % of full precision’s FID, and SSIM-FP is at least {100 - percent:g} %; “no”"

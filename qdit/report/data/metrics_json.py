@@ -1,4 +1,4 @@
-"""Reads a run's metrics.json as a flat row. A run without metrics gives a row with the reason."""
+"""Read the metrics.json of a run as a row. A run without metrics gives a row with the reason."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,11 +17,11 @@ Row = dict[str, Any]
 
 
 def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) -> Row:
-    """Row of a run: identity, metrics, sizes and provenance.
+    """Read a run as a row: what was run, its metrics, sizes and provenance.
 
-    `state` is a Status. `status` is the text in tables: "ok", or "missing: <why>", "failed: <why>" and so on. Without
-    "ok", the metrics are None. With `profile`, a run is refused if it differs from its setting in the profile. Further
-    columns are texts, so that a row can be written to CSV unchanged.
+    `state` is a Status. `status` is the text in tables: "ok", or "missing: <why>", "failed: <why>" and so on. If it is
+    not "ok", the metrics are None. With `profile`, a run is refused if its setting differs from the setting in the
+    profile. Cells that are neither numbers nor None are texts, so that a row can be written to CSV unchanged.
     """
     row: Row = {name: getattr(key, name) for name in IDENTITY}
     path = key.folder(results) / FILE
@@ -40,14 +40,14 @@ def read_run(results: Path, key: Run, profile: Mapping[str, Any] | None = None) 
 
 
 def with_status(status: Status, why: str = "") -> Row:
-    """Add the cells `state` and `status`. If an error text begins with the status word, the word is not repeated."""
+    """Return the cells `state` and `status`. If the reason begins with the status word, it is not repeated."""
     if not why:
         return {"state": status, "status": status.value if status in (Status.OK, Status.NOT_RUN) else f"{status}: "}
     return {"state": status, "status": why if why.startswith(status) else f"{status}: {why}"}
 
 
 def read_folder(folder: Path) -> Row:
-    """Row of a run from its folder, as from `read_run`. The identity comes from metrics.json.
+    """Read the run in a folder as a row, as `read_run` does. Setting, method and bits come from its metrics.json.
 
     Raises DataError if there is no metrics.json, or if it does not name its run.
     """
@@ -66,9 +66,9 @@ def read_folder(folder: Path) -> Row:
 
 
 def resamples_of(record: MetricsRecord, folder: Path) -> Resamples | None:
-    """The resampled values beside a record. DataError unless the record has the same intervals.
+    """Read the resampled values beside a metrics.json. DataError if their intervals differ from those in metrics.json.
 
-    The file has the same name in every folder, so a wrong file can lie there.
+    The file has the same name in every folder, so the file of another run can lie there.
     """
     resamples = read_resamples(folder)
     if resamples is None:

@@ -1,12 +1,12 @@
-"""Many comparisons: which of many differences are more than chance (p-values: `qdit.report.data.p_values`).
+"""Correct for many comparisons: which of many differences are more than chance (p-values: `qdit.report.data.p_values`).
 
 **Ranks: Holm (1979).** The family is all pairs of rows at equal bits in a block, for one metric. A rank is wrong if one
 of its comparisons is wrong. So the chance of even one wrong comparison in a family is kept below 5 %.
 
-**Claims: Benjamini and Hochberg (1995).** The family is all claims that are compared on the runs of a profile. Each
-claim is read by itself, and there are dozens. So the expected share of wrong verdicts among the decided ones is kept
-below 5 %. A claim of several comparisons has the p-value of a partial conjunction (Benjamini and Heller 2008): the
-largest p-value if all of them must be true, n times the smallest if one of n is enough.
+**Claims: Benjamini and Hochberg (1995).** The family is all claims that are compared on the runs of a profile. There
+are dozens of claims, and a reader looks at each of them alone. So the expected share of wrong verdicts among the
+decided ones is kept below 5 %. A claim of n comparisons has the p-value of a partial conjunction (Benjamini and Heller
+2008): the largest p-value if all n must be true, n times the smallest if one of n is enough.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from qdit.report.data.p_values import LEVEL, holm, p_value
 
 
 class Separation:
-    """Which pairs of rows differ in a metric by more than chance, with Holm's control over all pairs of the rows.
+    """Says which pairs of rows differ in a metric by more than chance, by Holm's correction over all pairs of the rows.
 
-    Pairs without an interval count as different if their numbers differ; the correction does not count them.
+    A pair without an interval counts as different if its numbers differ; the correction does not count such a pair.
     """
 
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
@@ -44,12 +44,12 @@ class Separation:
         self._by_images = {pair for pair, gap in gaps.items() if gap.limits is not None and gap.limits.by_images_alone}
 
     def apart(self, a: Row, b: Row) -> bool:
-        """Whether two of the rows differ by more than chance; False if one of them has no number."""
+        """Return whether two rows differ by more than chance; False if one of them has no number."""
         return self._apart.get(frozenset((id(a), id(b))), False)
 
     def by_images_alone(self, a: Row, b: Row) -> bool:
-        """Whether the interval from images alone separates two rows, and the interval with run-to-run spread does not.
+        """Return whether two rows differ by the interval from images, but not with the variation between replicates.
 
-        Both are intervals of this single comparison, without correction for other comparisons.
+        Both are intervals of this single comparison, without correction for many comparisons.
         """
         return frozenset((id(a), id(b))) in self._by_images

@@ -1,9 +1,9 @@
-"""p-values of differences from their 95 % intervals, and which of many are more than chance.
+"""Compute p-values of differences from their 95 % intervals, and decide which of many differences are more than chance.
 
-The part of the interval between the difference and the end towards 0 is read as 1.96 standard deviations of a normal
-distribution, or as the quantile of Student's distribution if replicates have few degrees of freedom. So p < 0.05
-exactly if the interval excludes 0, and smaller levels need no more resamples than the interval has.
-`qdit.report.data.multiplicity` says what the two corrections are used for.
+The length of the interval from the difference towards 0 is taken as 1.96 standard deviations of a normal distribution,
+or as the quantile of Student's distribution if replicates have few degrees of freedom. So p < 0.05 exactly if the
+interval excludes 0, and levels below 5 % need no more resamples than the interval has. `qdit.report.data.multiplicity`
+says what the two corrections are used for.
 """
 
 import math
@@ -15,9 +15,10 @@ LEVEL = 0.05
 
 
 def p_value(gap: float, limits: tuple[float, float], degrees: float = math.inf) -> float:
-    """Two-sided p-value of a difference with its 95 % interval; without any spread it is 0, or 1 for no difference.
+    """Return the two-sided p-value of a difference `gap` with the 95 % interval `limits`.
 
-    `degrees` are those of Student's distribution of the interval (`qdit.core.run_to_run`).
+    If the interval has no width, p is 0, or 1 for a difference of 0. `degrees` are the degrees of freedom of Student's
+    distribution with which the interval was computed (`qdit.core.run_to_run`).
     """
     low, high = limits
     if low == high:
@@ -29,9 +30,10 @@ def p_value(gap: float, limits: tuple[float, float], degrees: float = math.inf) 
 
 
 def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which differences are more than chance, if the chance of one wrong decision is to stay below `level`.
+    """Return for each difference whether it is more than chance; the chance of any wrong decision stays below `level`.
 
-    The smallest p-value is compared with level / m, the next with level / (m − 1), up to the first that is not smaller.
+    The smallest of m p-values is compared with level / m, the next with level / (m − 1), until a p-value is not
+    smaller. That p-value and all larger ones count as chance.
     """
     decided = [False] * len(p_values)
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -42,9 +44,10 @@ def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
 
 
 def benjamini_hochberg(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which differences are more than chance, if the expected share of wrong decisions is to stay below `level`.
+    """Return for each difference whether it is more than chance; the expected share of wrong ones is below `level`.
 
-    All are, up to the largest rank k whose p-value is below k · level / m.
+    The k-th smallest of m p-values is compared with k · level / m. All p-values up to the largest k that is below count
+    as more than chance.
     """
     order = sorted(range(len(p_values)), key=p_values.__getitem__)
     last = max((k for k, i in enumerate(order, start=1) if p_values[i] < k * level / len(order)), default=0)
@@ -55,5 +58,8 @@ def benjamini_hochberg(p_values: Sequence[float], level: float = LEVEL) -> list[
 
 
 def partial_conjunction(p_values: Sequence[float], needed: int) -> float:
-    """p-value of “at least `needed` of these differences are real”: (n − u + 1) p₍ᵤ₎ (Benjamini and Heller 2008)."""
+    """Return the p-value of “at least u of n differences are real”: (n − u + 1) p₍ᵤ₎ (Benjamini, Heller 2008).
+
+    u is `needed`, and p₍ᵤ₎ the u-th smallest p-value.
+    """
     return min(1.0, (len(p_values) - needed + 1) * sorted(p_values)[needed - 1])

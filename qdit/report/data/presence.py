@@ -1,4 +1,4 @@
-"""Check that a results folder holds results: a command never writes a page whose rows are all missing."""
+"""Check that a results folder holds results, so that no command writes a page without any result."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ RESULT_PATTERNS = ("runs/*/*/*/*/metrics.json", "search/**/*.json", "analysis/**
 def require_results(results: Path) -> None:
     """Raise DataError if the folder holds no result at all.
 
-    If only some are missing, the rows of the pages say which.
+    If only some results are missing, nothing is raised: the rows of the pages name them.
     """
     if not results.is_dir():
         raise DataError(f"{results}: no such folder of results; {advice()}")
@@ -20,5 +20,5 @@ def require_results(results: Path) -> None:
 
 
 def advice() -> str:
-    """The command that makes results."""
+    """Return the end of an error message: the command that makes results."""
     return "run snakemake --cores all first (with --configfile for another profile), or pass --results FOLDER"

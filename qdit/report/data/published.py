@@ -1,6 +1,6 @@
-"""The papers' printed numbers (results/published/*.csv), matched to our rows.
+"""Read the numbers that the papers print (results/published/*.csv), and match them to our rows.
 
-A blank cell is a number that is not known to us; it stays blank everywhere.
+A blank cell is a number that we do not know; it stays blank everywhere.
 """
 
 import csv
@@ -24,17 +24,17 @@ REPOSITORY_COPY = ROOT / "results" / "published"
 
 @cache
 def method_names() -> Mapping[str, str]:
-    """Method → printed name in papers, from its class. Labels such as `rtn-g16-static` have no printed row."""
+    """Return method → its name in print, from its class. Labels such as `rtn-g16-static` have no name in print."""
     return {name: facts.printed for name, facts in method_sources().items() if facts.printed != name}
 
 
 def printed_name(label: str) -> str:
-    """The printed name of a method. A label that names no method stays unchanged."""
+    """Return the name of a method in print. A label that is no method stays unchanged."""
     return method_names().get(label, label)
 
 
 def readable_name(label: str, entry: Mapping[str, Any]) -> str:
-    """Name of a row for readers: the printed name, the profile's words, or the method and its options in words."""
+    """Return the name of a row for readers: the name in print, the profile's words, or the method with its options."""
     if "images" in entry:
         return f"{entry.get('about', label)} (imported)"
     if "tool" in entry:
@@ -52,13 +52,13 @@ def readable_name(label: str, entry: Mapping[str, Any]) -> str:
 
 
 def published_folder(results: Path) -> Path:
-    """Folder of the published numbers: beside the profile's results if it exists, else in the repository."""
+    """Return the folder of the papers' numbers: beside the profile's results if it exists, else in the repository."""
     beside = results.parent / "published"
     return beside if beside.is_dir() else REPOSITORY_COPY
 
 
 def read_published(path: Path) -> list[PublishedRow]:
-    """Rows of one published table; numbers as int or float, blanks as None.
+    """Read one table of a paper as rows; numbers become int or float, blank cells None.
 
     Raises DataError for a missing file or a row whose number of cells is not that of the header.
     """
@@ -87,7 +87,7 @@ def _value(cell: str) -> Value:
 
 
 def find(rows: list[PublishedRow], **keys: Value) -> PublishedRow | None:
-    """The only row with these cells, or None.
+    """Return the only row whose cells have these values (column=value), or None.
 
     Raises ConfigError for an unknown column, and DataError for several matching rows.
     """

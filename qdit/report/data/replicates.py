@@ -1,4 +1,4 @@
-"""Rows with replicates: the mean over the replicates, and intervals that have the spread between runs.
+"""Read rows with replicates: means over the replicates, and intervals that include the variation between replicates.
 
 A number of such a row is the mean over its replicates, because a claim is about a method and not about one draw of its
 calibration data. The mean also has the narrower interval. Samples, checkpoint, size and provenance of the row are those
@@ -30,12 +30,12 @@ ALONE = "replicate_alone"
 
 
 def alone(profile: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """A profile whose rows with replicates show one replicate alone, instead of the mean over all."""
+    """Return a profile whose tables show the replicate `number` instead of the mean over all replicates of a row."""
     return {**profile, ALONE: number}
 
 
 def read_row(results: Path, key: Run, profile: Mapping[str, Any]) -> Row:
-    """Row of a run, as from `read_run`, with its replicates if the profile asks for them."""
+    """Read the row of a run, as `read_run` does; the mean over its replicates if the profile asks for replicates."""
     if (number := profile.get(ALONE)) is not None:
         exists = number < replicate_count(profile, key)
         return read_run(results, replace(key, replicate=number) if exists else key, profile) | {COUNT: 1}
@@ -50,9 +50,9 @@ def read_row(results: Path, key: Run, profile: Mapping[str, Any]) -> Row:
 
 
 def averaged(rows: Sequence[Row]) -> Row:
-    """Cells of a row from all its replicates: means, their intervals, and the values behind them.
+    """Return the cells that all replicates of a row give together: means, intervals, the value of each replicate.
 
-    Metrics without resampled values in every replicate have a mean and no interval.
+    If a metric lacks resampled values in a replicate, it has a mean and no interval.
     """
     cells: Row = {"resamples": mean_samples(rows), "run_to_run": {}}
     names = [name for name, metric in METRICS.items() if metric.of in ("images", "clips", "both")]
@@ -71,7 +71,7 @@ def averaged(rows: Sequence[Row]) -> Row:
 
 
 def runs_of(metric: str, rows: Sequence[Row]) -> RunToRun | None:
-    """Values of a metric in each replicate, and their resampled values; None if these are not of the same images."""
+    """Return a metric in each replicate, with resampled values; None if a replicate lacks them or has other images."""
     resampled = of_equal_images(rows)
     if not resampled or any(metric not in of.values for of in resampled):
         return None
@@ -81,7 +81,7 @@ def runs_of(metric: str, rows: Sequence[Row]) -> RunToRun | None:
 
 
 def mean_samples(rows: Sequence[Row]) -> Resamples | None:
-    """Resampled values of the means over the replicates."""
+    """Return the resampled values of the mean over replicates; None if one lacks them or has other images."""
     resampled = of_equal_images(rows)
     if not resampled:
         return None
@@ -91,6 +91,6 @@ def mean_samples(rows: Sequence[Row]) -> Resamples | None:
 
 
 def of_equal_images(rows: Sequence[Row]) -> list[Resamples]:
-    """Resampled values of each replicate; empty if one has none, or if they are not of the same images."""
+    """Return the resampled values of each replicate; empty if a replicate lacks them or has resampled other images."""
     resampled = [row["resamples"] for row in rows if row.get("resamples") is not None]
     return resampled if len(resampled) == len(rows) and len({of.pairing for of in resampled}) == 1 else []

@@ -1,4 +1,4 @@
-"""Data of a table: rows in blocks, the columns of the CSV, and differences to full precision."""
+"""The data of a table: blocks of rows, the columns of the CSV file, and differences to full precision."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -49,7 +49,7 @@ GROUPS_IN_THE_PAPER = {36: 288, 24: 192, 16: 128, 12: 96, 8: 64, 4: 32}
 
 
 def csv_columns() -> tuple[str, ...]:
-    """Columns of every table's CSV, in order.
+    """Return the columns of every table's CSV file, in order.
 
     `change_*` is the difference to full precision. `difference_*` is ours − published.
     """
@@ -75,7 +75,7 @@ class Figure:
     """A drawing of a page, as SVG and as PNG; `about` says how to read it.
 
     `draw` draws it into an empty matplotlib figure of size `inches`, so that a caller can add its own frame. `encode`
-    returns SVG and PNG. It is called once, when a page shows the figure: many readers of a table show none.
+    returns SVG and PNG. It is called only when a page shows the figure, because many readers of a table show none.
     """
 
     title: str
@@ -92,7 +92,7 @@ class Figure:
 
     @property
     def svg(self) -> str:
-        """The drawing as an element of a page."""
+        """The drawing as an SVG element for a page."""
         return self._encoded[0]
 
     @property
@@ -105,7 +105,8 @@ class Figure:
 class Block:
     """Rows of one setting, form and scope. The full-precision row comes first.
 
-    `one_print` is true if all printed numbers beside the rows come from one table. Then they have an order.
+    `one_print` is true if all printed numbers beside the rows come from one table of a paper, so that they can be
+    ranked.
     """
 
     title: str
@@ -118,11 +119,11 @@ class Block:
 class Table:
     """A table that is ready to be rendered.
 
-    `paper_protocol` is empty if no printed number stands beside ours. `metrics` are the columns of a rendered page.
-    `extra` are columns that the CSV has besides `csv_columns`. `summary` stands at the top, `remarks` are part of the
-    notes. If the columns are too many for one width, `parts` divides them: pairs (title, metrics) of tables that stand
-    one below the other. `cover` stands above the headline. `front` are columns that are shown at once beside those that
-    are on every page. `problems` stand among what is missing or doubtful.
+    `paper_protocol` describes the paper's measurement; it is empty if no printed number stands beside ours. `metrics`
+    are the columns of a page, and `front` are those that are shown before the reader asks for more. `extra` are columns
+    that the CSV has besides `csv_columns`. If the columns are too many for one width, `parts` divides them into tables
+    (title, metrics) below each other. `cover` is a figure above the headline. `summary` are the sentences at the top,
+    `remarks` are further notes, and `problems` are further warnings.
     """
 
     name: str
@@ -155,26 +156,29 @@ class Table:
 
     @property
     def portions(self) -> list[tuple[str, "Table"]]:
-        """Pairs of a title and a table with the columns of one part. Without parts the table itself."""
+        """Pairs of a title and a table with the columns of one part. Without `parts`: the table itself."""
         if not self.parts:
             return [("", self)]
         return [(title, replace(self, metrics=names, parts=())) for title, names in self.parts]
 
     @property
     def rows(self) -> list[Row]:
-        """All rows, in order."""
+        """The rows of all blocks, in order."""
         return [row for block in self.blocks for row in block.rows]
 
     @property
     def frame(self) -> pd.DataFrame:
-        """Data frame with one line per row, and the columns `csv_columns` and `extra`. An unknown cell is None."""
+        """Return a pandas data frame with one line per row; the columns are `csv_columns` and `extra`.
+
+        An unknown cell is None.
+        """
         names = (*csv_columns(), *self.extra)
         cells = [[row.get(name) for name in names] for row in self.rows]
         return pd.DataFrame(cells, columns=pd.Index(names), dtype=object)
 
 
 def only_measured(table: Table) -> Table:
-    """The table without rows that have no result yet. `waiting` counts them. Failed rows stay, with their reason."""
+    """Return the table without rows that have no result yet; `waiting` counts them. Failed rows stay."""
     blocks = []
     for block in table.blocks:
         rows = tuple(row for row in block.rows if row["state"] not in (Status.MISSING, Status.NOT_RUN))
@@ -184,7 +188,7 @@ def only_measured(table: Table) -> Table:
 
 
 def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[Run]:
-    """Runs of a block in the order of its rows: full precision once, then every method at each of the bits."""
+    """Return the runs of a block in the order of its rows: full precision once, then each method at each width."""
     known = profile["methods"]
     for label in block["methods"]:
         if label not in known:
@@ -198,7 +202,7 @@ def run_keys(profile: Mapping[str, Any], block: Mapping[str, Any]) -> list[Run]:
 def make_row(
     profile: Mapping[str, Any], results: Path, key: Run, *, fitted: bool, published: PublishedRow | None
 ) -> Row:
-    """Row of a run, with the published row beside it.
+    """Return the row of a run; `published` is the printed row whose numbers stand beside it.
 
     Method and options come from the run, or from the profile if the run is missing.
     """
@@ -227,7 +231,7 @@ def make_row(
 
 
 def published_cells(published: PublishedRow | None) -> Row:
-    """The `published_*` columns of a printed row. A number that is not printed is None."""
+    """Return the `published_*` cells from a printed row. A number that is not printed is None."""
     if published is None:
         return {}
     cells: Row = {f"published_{name}": published.get(name) for name in metrics.compared()}
@@ -235,19 +239,19 @@ def published_cells(published: PublishedRow | None) -> Row:
 
 
 def paper_group_size(profile: Mapping[str, Any], group_size: int | None) -> int | None:
-    """Group size of the paper's model that corresponds to our group size."""
+    """Return the group size of the paper's model that corresponds to a group size of this profile."""
     if group_size is None:
         return None
     return GROUPS_IN_THE_PAPER.get(group_size) if is_miniature(profile) else group_size
 
 
 def is_miniature(profile: Mapping[str, Any]) -> bool:
-    """Whether the profile is a miniature. Then the published numbers belong to other models and data."""
+    """Return whether the profile is a miniature. Then the published numbers belong to other models and data."""
     return bool(profile.get("miniature"))
 
 
 def with_differences(rows: list[Row]) -> tuple[Row, ...]:
-    """Add ours − published, and both differences to the full-precision row of the block (16/16 bits)."""
+    """Add cells: ours − published, and the differences of ours and of published to full precision (16/16 bits)."""
     full = next((row for row in rows if row["weight_bits"] == row["activation_bits"] == FULL_PRECISION_BITS), {})
     for row in rows:
         for name in metrics.compared():
@@ -266,41 +270,41 @@ def _minus(a: float | None, b: float | None) -> float | None:
 
 
 def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> set[str]:
-    """Labels of fitted cells. They were used to choose the parameters of the form. None for the natural form."""
+    """Return the labels of fitted rows, whose results were used to choose the salient form; the profile names them."""
     of_table = definition.get("fitted", ()) if block["form"] != "natural" else ()
     return {*of_table, *block.get("fitted", ())}
 
 
 def group_text(row: Row) -> str:
-    """Group size as text, with the corresponding size of the paper: `g 16 (paper's 128)`."""
+    """Write the group size of a row, with the corresponding size of the paper: `g 16 (paper's 128)`."""
     ours, paper = row["group_size"], row["paper_group_size"]
     return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
 
 
 def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:
-    """Setting in words: `20 DDIM steps, guidance (cfg) 1.5`. The model is added if the profile has several."""
+    """Write a setting: `20 DDIM steps, guidance (cfg) 1.5`. The model is added if the profile has several."""
     setting = profile["settings"][block["setting"]]
     words = describe_protocol(setting["steps"], str(setting["sampler"]), setting["cfg_scale"])
     return words if len(profile["models"]) == 1 else f"{setting['model']}: {words}"
 
 
 def describe_protocol(steps: int, sampler: str, cfg_scale: float) -> str:
-    """Steps, sampler and guidance in words."""
+    """Write steps, sampler and guidance for readers: `20 DDIM steps, guidance (cfg) 1.5`."""
     guidance = "no guidance" if cfg_scale == 1 else f"guidance (cfg) {cfg_scale:g}"
     name = sampler.upper() if sampler in ("ddim", "ddpm") else sampler.replace("-", " ")
     return f"{steps} {name} steps, {guidance}"
 
 
 def is_measured(row: Row) -> bool:
-    """Whether the row holds a result."""
+    """Return whether the row has numbers."""
     return bool(row["state"] == Status.OK)
 
 
 def is_missing(row: Row) -> bool:
-    """Whether the row should have a result but has none: its run is missing, failed or unsupported."""
+    """Return whether the row should have numbers but has none: its run is missing, failed or unsupported."""
     return row["state"] not in (Status.OK, Status.NOT_RUN)
 
 
 def is_full_precision(row: Row) -> bool:
-    """Whether the row's method quantizes nothing."""
+    """Return whether the row is full precision: its method quantizes nothing."""
     return bool(row.get("method") == FULL_PRECISION_METHOD)

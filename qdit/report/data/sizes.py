@@ -1,4 +1,4 @@
-"""Sizes of DiT-XL/2, computed from its shapes. They stand beside the printed sizes and need no run.
+"""Compute sizes of DiT-XL/2 from the shapes of its layers. They stand beside the printed sizes and need no run.
 
 A row of a small model gets the size of the paper's model with the same bits and the same number of groups per row.
 """
@@ -20,11 +20,11 @@ REAL_SIZES = ("shape_size_mb", "shape_actual_mb")
 
 
 def real_sizes(row: Row, entry: Mapping[str, Any]) -> Row:
-    """The `shape_*` columns of a row. `entry` is the entry of its method in the profile.
+    """Return cells with the size in MB of DiT-XL/2, quantized as in this row; `entry` is the row's method.
 
-    Both are empty if a search chose the group sizes, or if the sites of the method hold more than codes and pairs.
-    `shape_size_mb` uses the papers' formula. `shape_actual_mb` is the size of our checkpoint of float32 weights: packed
-    codes, 4 bytes per group or channel, everything else in float32.
+    There are no such cells if a search chose the group sizes, or if the method stores more than codes, scales and zero
+    points. `shape_size_mb` uses the papers' formula. `shape_actual_mb` is the size of our checkpoint of float32
+    weights: packed codes, 4 bytes per group or channel, everything else in float32.
     """
     searched = "search" in entry or "allocation" in entry
     grouped = {"weight_bits": row["weight_bits"], "group_sizes": row.get("paper_group_size")}

@@ -1,6 +1,6 @@
-"""The speed.json of a run: bytes in memory, images per CPU second, and their ratio to full precision, by mode.
+"""Read the speed.json of a run: bytes in memory, images per CPU second, and speed relative to full precision, by mode.
 
-It does not belong to the results of a run.
+Speeds differ from run to run, so metrics.json does not hold them.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ COLUMNS = (
 
 
 def read_speed(results: Path, run: Run) -> Mapping[str, Any] | None:
-    """The content of a run's speed.json; None if there is none or it cannot be read."""
+    """Read the speed.json of a run; None if it is missing or damaged."""
     path = run.folder(results) / FILE
     try:
         content = read_json(path) if path.is_file() else None
@@ -32,7 +32,10 @@ def read_speed(results: Path, run: Run) -> Mapping[str, Any] | None:
 
 
 def speed_cells(content: Mapping[str, Any] | None) -> Row:
-    """The columns of a row. Our rows have two memories and two speeds, a tool's row has its own."""
+    """Return the cells of a row about memory and speed, once in simulated mode and once for real.
+
+    For real means: in integer mode, or as the tool computes.
+    """
     modes = {} if content is None else content["modes"]
     simulated = modes.get(SIMULATE, {})
     real = modes.get(TOOL) or modes.get(INTEGER, {})
@@ -49,7 +52,7 @@ def speed_cells(content: Mapping[str, Any] | None) -> Row:
 
 
 def measured_on(content: Mapping[str, Any]) -> str:
-    """Machine, threads and batch of a measurement, in words."""
+    """Write where a speed was measured: processor, threads, batch size, sampling steps."""
     machine, threads = content["machine"], content["threads"]
     count = "1 thread" if threads == 1 else f"{threads} threads"
     return (

@@ -1,8 +1,8 @@
-"""Rankings: the quantized rows of a block at equal bits, in our order and in the paper's order.
+"""Rank the quantized rows of a block at equal bits, in our order and in the paper's order.
 
 Our order is that of the ranking metric (FD-FP). The paper's order is that of its printed FID. All rows of a block have
 the same noise. `qdit.report.data.multiplicity` says which rows differ by more than chance, from the 95 % intervals of
-all paired differences of a contest. Without intervals the numbers alone decide.
+all paired differences. Without intervals the numbers alone decide.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,9 +29,9 @@ its distance to the first can be chance (or only with run-to-run spread); worse 
 
 @dataclass(frozen=True)
 class Agreement:
-    """The paper's order compared with our numbers, and Spearman's ρ.
+    """How well the paper's order of the methods agrees with our numbers, with Spearman's ρ of the two orders.
 
-    A pair of rows has the same order here, the reversed order, or its order cannot be told.
+    Each pair of methods is in `same` (a count), in `turned` (our order is the reverse), or in `open` (cannot be told).
     """
 
     methods: int
@@ -42,15 +42,15 @@ class Agreement:
 
     @property
     def pairs(self) -> int:
-        """Number of all pairs that the paper orders."""
+        """Number of all pairs of methods that the paper orders."""
         return self.same + len(self.turned) + len(self.open)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Rank of a row. `rank` and `paper_rank` count only rows that have both numbers, so the two can be compared.
+    """Our rank and the paper's rank of a row, among the rows that have both a measured and a printed number.
 
-    If the paper prints no number beside any row, `rank` counts all rows.
+    If the paper prints fewer than two numbers, `rank` counts all rows.
     """
 
     verdict: str
@@ -65,10 +65,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Contest:
-    """The measured quantized rows of a block at equal bits, from the least damage to the most.
-
-    There is at least one.
-    """
+    """The measured quantized rows of a block at equal bits, from the least damage to the most; at least one row."""
 
     block: Block
     bits: str
@@ -76,32 +73,32 @@ class Contest:
 
     @property
     def first(self) -> Row:
-        """The row with the least damage."""
+        """The row with the least damage, by our numbers."""
         return self.rows[0]
 
     @cached_property
     def separation(self) -> Separation:
-        """Which pairs of rows differ by more than chance."""
+        """Says which pairs of the rows differ by more than chance."""
         return Separation(self.rows, ranking_metric().name)
 
     @property
     def tied(self) -> tuple[Row, ...]:
-        """Rows whose difference to the first can be chance."""
+        """Rows whose difference to the first row can be chance."""
         return tuple(row for row in self.rows[1:] if not self.separation.apart(row, self.first))
 
     @property
     def has_intervals(self) -> bool:
-        """Whether the paired differences have intervals."""
+        """Whether the paired differences between rows have intervals."""
         gaps = (difference(row, self.first, ranking_metric().name) for row in self.rows[1:])
         return all(gap is not None and gap.interval is not None for gap in gaps)
 
     @property
     def printed(self) -> tuple[Row, ...]:
-        """Rows that have a printed FID of the same paper, in our order."""
+        """Rows with a printed FID, in our order; empty if the printed numbers come from several tables."""
         return tuple(row for row in self.rows if self.block.one_print and row.get(PRINTED) is not None)
 
     def standing(self, row: Row) -> Standing:
-        """Rank of one of the rows."""
+        """Return the ranks of one row, and the verdict on it: best, not certainly worse than the best, or worse."""
         verdict = WORSE if self.separation.apart(row, self.first) else TIED
         if verdict == TIED and self.separation.by_images_alone(row, self.first):
             verdict = TIED_BY_RUNS
@@ -114,7 +111,7 @@ class Contest:
         return Standing(verdict, _place(self.printed, row, damage_of), _place(self.printed, row, printed_damage))
 
     def agreement(self) -> Agreement | None:
-        """Agreement of the paper's order with ours. None if the paper orders fewer than two of the rows."""
+        """Return how well the paper's order agrees with ours. None if the paper orders no pair of the rows."""
         same, turned, unclear = 0, [], []
         for better, worse in combinations(self.printed, 2):
             if better[PRINTED] == worse[PRINTED]:
@@ -140,7 +137,7 @@ class Contest:
 
 
 def contests(block: Block) -> list[Contest]:
-    """A contest for each bit width of a block with a measured row, in the block's order."""
+    """Return the measured quantized rows of a block as one Contest for each bit width, in the block's order."""
     return list(_contests(block))
 
 
@@ -156,7 +153,7 @@ def _contests(block: Block) -> Iterator[Contest]:
 
 
 def standings(block: Block) -> list[Standing | None]:
-    """Standing of each row of a block. None for full precision and for rows without a number."""
+    """Return the Standing of each row of a block. None for full precision and for rows without a number."""
     places: dict[int, Standing] = {}
     for contest in contests(block):
         places |= {id(row): contest.standing(row) for row in contest.rows}
@@ -164,22 +161,22 @@ def standings(block: Block) -> list[Standing | None]:
 
 
 def bits_of(row: Row) -> str:
-    """Bits as text: `W4A8`."""
+    """Write the bits of a row: `W4A8`."""
     return f"W{row['weight_bits']}A{row['activation_bits']}"
 
 
 def short_name(row: Row) -> str:
-    """Short name of the row, without its bits."""
+    """Return the short name of a row, without its bits."""
     return str(row["short"]).removeprefix(f"{bits_of(row)} ")
 
 
 def damage_of(row: Row) -> float:
-    """Number of a row in the ranking metric, smaller for less damage."""
+    """Return the damage of a row: its number in the ranking metric, with the sign changed if higher is better."""
     return ranking_metric().damage(row[ranking_metric().name])
 
 
 def printed_damage(row: Row) -> float:
-    """The printed number that gives the paper's order."""
+    """Return the FID that the paper prints for a row; it gives the paper's order."""
     return float(row[PRINTED])
 
 

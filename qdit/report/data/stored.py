@@ -1,4 +1,4 @@
-"""Facts about the checkpoint of a run: its stored bits for each weight, and which elements share a range."""
+"""Read two facts from the checkpoint of a run: its stored bits for each weight, and which values share a range."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ COLUMNS = ("granularity", "bits_per_weight")
 
 
 def stored_cells(folder: Path) -> Row:
-    """Cells of a run from its checkpoint. Empty without one; then a page says that they are unknown.
+    """Return the cells `granularity` and `bits_per_weight` of a run. Empty without a checkpoint.
 
-    A checkpoint of another tool has no sites of ours, so its cells are empty too.
+    They are also empty for the checkpoint of a tool, because it lists no sites (quantized places of a network).
     """
     checkpoint = folder / "checkpoint"
     if not (checkpoint / CONFIG_FILE).is_file():

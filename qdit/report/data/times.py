@@ -1,4 +1,4 @@
-"""Times of a finished workflow, by table and by method, from the benchmark files of its jobs."""
+"""Write how long a finished workflow took, by table and by method, from the benchmark files of its jobs."""
 
 import json
 import statistics
@@ -15,10 +15,10 @@ STEPS = ("quantize", "sample")
 
 
 def times_text(profile: Profile, results: Path) -> str:
-    """Markdown tables: seconds of single-threaded jobs by table and by method, and of each search.
+    """Return Markdown tables: seconds of single-threaded jobs by table and by method, and wall time of each search.
 
-    Replicates are runs of their own. Runs and searches without a measured time are left out. Tables of results hold no
-    times, so that equal results give equal bytes. Raises DataError if no run has times.
+    Each replicate counts as one run. Runs and searches without a measured time are left out. The tables of results hold
+    no times, so that equal results give equal bytes. Raises DataError if no run has times.
     """
     run_times = {
         run: times for table in profile["tables"] for run in _runs(profile, table) if (times := _run(results, run))

@@ -1,7 +1,7 @@
 """Values of the claims language: numbers (with or without bootstrap samples), unknown numbers, and truth values.
 
-There are three truth values, because a cell can be blank and an interval can include zero. `None` means "cannot be
-told".
+A truth value is True, False or None. None means "cannot be told", because a cell can be blank and an interval can
+include zero.
 """
 
 import operator
@@ -29,10 +29,12 @@ COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number. `samples` (B,) are its centred bootstrap values. Values with equal `pairing` are paired.
+    """A number, with its uncertainty if it comes from a run.
 
-    `measured` means that the number comes from a run; then it contains chance, with or without samples. `runs` has its
-    values in each replicate; None if the chance between runs is not known. `images` is the number of images behind it.
+    `samples` (B,) are B bootstrap values of the number, moved so that their mean is the number (means over images are
+    not moved). Two numbers with equal `pairing` were resampled with the same images. `measured` is true for a number
+    from a run, which is uncertain even without samples. `runs` has its value in each replicate; None without
+    replicates. `images` is the number of images behind it.
     """
 
     value: float
@@ -44,20 +46,20 @@ class Quantity:
 
     @property
     def limits(self) -> Limits | None:
-        """95 % interval from images, and from replicates if they are known; None without resampled values."""
+        """95 % interval from images, and from replicates if there are any; None without resampled values."""
         return None if self.samples is None else combined(self.value, interval(self.samples), self.runs)
 
 
 @dataclass(frozen=True)
 class Unknown:
-    """A number that is not known, and the reason."""
+    """A number that we do not know, and the reason."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Count:
-    """Number of true statements in a list: at least `low`, at most `high`, because some truths are unknown."""
+    """The number of true statements in a list. It is between `low` and `high`, because some of them cannot be told."""
 
     low: int
     high: int
@@ -70,10 +72,10 @@ Value = Quantity | Unknown | Count
 
 @dataclass(frozen=True)
 class Evidence:
-    """One comparison: its text with numbers, its outcome, and the interval of the difference if there is one.
+    """One comparison of a claim: its text with numbers, its outcome, and the interval of the difference if any.
 
-    `gap` is the difference, `limits` its interval with both sources, and `images` the smaller number of images of its
-    rows.
+    `gap` is the difference. `limits` is its interval from images and replicates. `images` is the number of images of
+    the row that has fewer.
     """
 
     text: str
@@ -89,9 +91,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Truth:
-    """True, False or None (cannot be told), the comparisons that decide, and the p-value of this outcome.
+    """True, False or None (cannot be told), with the comparisons that decide it, and its p-value.
 
-    The p-value is None if no interval decides; it is 1 for None.
+    The p-value is None if no interval decides, and 1 if the value is None.
     """
 
     value: bool | None
@@ -100,12 +102,12 @@ class Truth:
 
     @property
     def negated(self) -> "Truth":
-        """The negation: True and False are exchanged, None stays."""
+        """The truth value of `not` this: True and False are exchanged, None stays."""
         return Truth(None if self.value is None else not self.value, self.evidence, self.p)
 
 
 def combine(operation: Callable[..., float], *values: Value) -> Value:
-    """Apply an operation to numbers and, elementwise, to their bootstrap samples; Unknown if one of them is unknown."""
+    """Apply an operation to numbers and to each of their bootstrap samples; Unknown if a number is unknown."""
     known = [_number(value) for value in values]
     if unknown := [value for value in known if isinstance(value, Unknown)]:
         return unknown[0]
@@ -163,7 +165,7 @@ def _number(value: Value) -> Quantity | Unknown:
 
 
 def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
-    """Truth of `left symbol right`: by the interval of the difference, or without an interval by the numbers.
+    """Evaluate `left symbol right`, for example a < b: by the interval of the difference, or without one by numbers.
 
     A number of a run is equal to another number if the interval of their difference includes zero.
     """
@@ -245,7 +247,7 @@ def _range_of(value: Value, counted: Sequence[Truth], side: int, known: set[tupl
 
 
 def every(truths: Sequence[Truth]) -> Truth:
-    """Value of `all`: False if one truth is False, else None if one is None, else True."""
+    """Evaluate `all`: False if one truth is False, else None if one is None, else True."""
     tested = [truth.p for truth in truths if truth.p is not None]
     for outcome in (False, None):
         deciding = [truth for truth in truths if truth.value is outcome]
@@ -259,12 +261,12 @@ def every(truths: Sequence[Truth]) -> Truth:
 
 
 def some(truths: Sequence[Truth]) -> Truth:
-    """Value of `any`: True if one truth is True, else None if one is None, else False."""
+    """Evaluate `any`: True if one truth is True, else None if one is None, else False."""
     return every([truth.negated for truth in truths]).negated
 
 
 def count(truths: Sequence[Truth]) -> Count:
-    """Number of true statements, as a range."""
+    """Count the true statements, as a range: from those that are true to those that are not false."""
     low = sum(truth.value is True for truth in truths)
     open_ones = [truth for truth in truths if truth.value is None]
     reasons = tuple(dict.fromkeys(piece.reason for truth in open_ones for piece in truth.evidence if piece.reason))

@@ -1,1 +1,1 @@
-"""Figures of the papers, drawn from arrays, metrics.json files and samples."""
+"""Draw figures of the papers from arrays, metrics.json files and samples."""

@@ -1,4 +1,4 @@
-"""Q-DiT's Figures 2 to 4 and its second observation, from the arrays of `qdit analyze activations`."""
+"""Draw Q-DiT's Figures 2 to 4 and its second observation, from the arrays of `qdit analyze activations`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +31,12 @@ SHARED = ("roles", "chosen", "timesteps", "record")
 
 
 def roles_of(arrays: Arrays) -> list[str]:
-    """Roles of linears, in the order of the arrays."""
+    """Return the roles of linear layers (`qkv`, `fc1`, …), in the order of the arrays."""
     return [str(role) for role in arrays["roles"]]
 
 
 def channels(source: Source, figure: Planned) -> Sketch:
-    """Fig. 2: |w| and |x| of the layer of each role whose input channels differ most."""
+    """Draw Q-DiT Fig. 2: |w| and |x| of four layers; for each role, the layer whose input channels differ most."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     _, block_of_role, timesteps, _ = require(arrays, *SHARED)
@@ -68,7 +68,7 @@ def channels(source: Source, figure: Planned) -> Sketch:
 
 
 def unevenness(arrays: Arrays, roles: list[str]) -> str:
-    """Sentence about the differences between channels."""
+    """Write how much the channels differ: the largest |x| of a channel divided by the median of all channels."""
     middle = len(arrays["timesteps"]) // 2
     of_inputs = [across(arrays[f"salience_{role}"][middle]) for role in roles]
     of_weights = [across(arrays[f"weight_salience_{role}"]) for role in roles]
@@ -82,7 +82,7 @@ def unevenness(arrays: Arrays, roles: list[str]) -> str:
 
 
 def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, title: str) -> None:
-    """Draw the colour scale of a heat map (0 to its maximum) above it, and the title above the scale."""
+    """Draw the colour scale of a heat map (0 to `highest`) above the map, and the title above the scale."""
     bar = drawing.colorbar(image, ax=axes, location="top", shrink=0.9, aspect=14, pad=0.02)
     bar.set_ticks([0, highest], labels=["0", plain(float(f"{highest:.2g}"))])
     bar.outline.set_visible(False)
@@ -91,17 +91,20 @@ def bar_above(drawing: "Drawing", axes: "Axes", image: Any, highest: float, titl
 
 
 def across(salience: np.ndarray) -> float:
-    """Ratio of the largest maximum of a channel to the median one."""
+    """Return the largest value of the channels divided by the median value."""
     return float(salience.max() / max(float(np.median(salience)), np.finfo(np.float32).tiny))
 
 
 def join(values: list[float]) -> str:
-    """Numbers as a list in words."""
+    """Write the numbers with few digits, separated by commas, for a sentence."""
     return ", ".join(significant(value) for value in values)
 
 
 def heat(axes: "Axes", values: np.ndarray, size: tuple[int, int] | None = None) -> Any:
-    """A matrix as an image, colours from 0 to its maximum; `size` is the full size (columns, rows) of the matrix."""
+    """Draw a matrix as an image, with colours from 0 to its maximum.
+
+    `values` may have fewer rows and columns than the matrix; `size` is the matrix's (columns, rows), for the axes.
+    """
     columns, rows = size or (values.shape[1], values.shape[0])
     extent = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     image = axes.imshow(values, cmap=MAP, vmin=0, vmax=float(values.max()), aspect="auto", extent=extent)
@@ -113,7 +116,7 @@ def heat(axes: "Axes", values: np.ndarray, size: tuple[int, int] | None = None) 
 
 
 def timesteps(source: Source, figure: Planned) -> Sketch:
-    """Fig. 3: box plots of the inputs of one layer of each role at each timestep."""
+    """Draw Q-DiT Fig. 3: box plots of layer inputs at each timestep, for one layer of each role."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     _, block_of_role, times, _ = require(arrays, *SHARED)
@@ -147,20 +150,23 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def growth(values: np.ndarray, block_of_role: np.ndarray) -> list[float]:
-    """Ratio of the largest to the smallest max |x| over the timesteps, for the selected layer of each role."""
+    """Return for each role how much max |x| changes over the timesteps: its largest value divided by its smallest.
+
+    `values` are quantiles of x (role, block, timestep, quantile). `block_of_role` has the block of each role's layer.
+    """
     largest = [np.abs(values[number, block][:, [0, -1]]).max(axis=1) for number, block in enumerate(block_of_role)]
     return [float(maxima.max() / max(float(maxima.min()), np.finfo(np.float32).tiny)) for maxima in largest]
 
 
 def even(count: int, most: int = MOST_BOXES) -> list[int]:
-    """Indices of at most `most` evenly spaced steps out of `count`. The first and the last are included."""
+    """Return the indices of at most `most` evenly spaced steps out of `count`, with the first and the last step."""
     if count <= most:
         return list(range(count))
     return [round(number * (count - 1) / (most - 1)) for number in range(most)]
 
 
 def boxes(axes: "Axes", quantiles: np.ndarray, fractions: np.ndarray) -> None:
-    """Box plots from quantiles (S, F) at 0, 0.01, 0.25, 0.5, 0.75, 0.99 and 1."""
+    """Draw a box plot for each of S steps from `quantiles` (S, F), the quantiles at `fractions` (F,) of 0 to 1."""
     order = [int(np.argmin(np.abs(fractions - wanted))) for wanted in (0, 0.01, 0.25, 0.5, 0.75, 0.99, 1)]
     low, whisker_low, first, median, third, whisker_high, high = quantiles[:, order].T
     stats = [
@@ -184,7 +190,7 @@ def boxes(axes: "Axes", quantiles: np.ndarray, fractions: np.ndarray) -> None:
 
 
 def blocks(source: Source, figure: Planned) -> Sketch:
-    """Fig. 4: standard deviation of the inputs of attention and MLP, by block and timestep."""
+    """Draw Q-DiT Fig. 4: heat maps of the standard deviation of layer inputs, by block and timestep."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "deviation", "record")
@@ -229,7 +235,7 @@ def blocks(source: Source, figure: Planned) -> Sketch:
 
 
 def spread(source: Source, figure: Planned) -> Sketch:
-    """Draw Q-DiT's second observation: the change of activations over time differs between images."""
+    """Draw Q-DiT's second observation: how activations change over time differs between images."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     times, deviation, _ = require(arrays, "timesteps", "sample_deviation", "record")
@@ -262,7 +268,10 @@ def spread(source: Source, figure: Planned) -> Sketch:
 
 
 def over_time(axes: "Axes", deviation: np.ndarray, step: int, times: list[int]) -> None:
-    """Draw a line for each image of (S, N), their mean, and a mark at one step."""
+    """Draw the standard deviation of a layer's input over the steps, as one line for each image, and the mean line.
+
+    `deviation` is (steps, images). A vertical line marks one step.
+    """
     axes.plot(deviation, color=BLUE, linewidth=0.7, alpha=0.65)
     axes.plot(deviation.mean(axis=1), color=INK, linewidth=2, label="mean of the images")
     axes.axvline(step, ymax=0.84, color=ORANGE, linestyle="--", linewidth=1.2, label=f"timestep {times[step]}")
@@ -273,7 +282,10 @@ def over_time(axes: "Axes", deviation: np.ndarray, step: int, times: list[int]) 
 
 
 def at_one_time(axes: "Axes", relative: np.ndarray, roles: list[str]) -> None:
-    """Draw a mark for each image of (R, D, N); the roles of a block stand side by side."""
+    """Draw a mark for each image in each layer: its standard deviation divided by the mean over the images.
+
+    `relative` is (roles, blocks, images). The roles of a block stand side by side.
+    """
     _, depth, samples = relative.shape
     styles = zip(roles, (GREY, SKY, ORANGE, VERMILLION), "x^so", strict=False)
     for number, (role, colour, marker) in enumerate(styles):

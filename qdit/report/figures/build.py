@@ -1,4 +1,4 @@
-"""Draw the figures of a profile and list them in figures.json (`qdit figures`)."""
+"""Draw the figures of a profile, and list them in figures.json (`qdit figures`)."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,7 +33,7 @@ KINDS: dict[str, Callable[[Source, Planned], Sketch]] = {
 
 
 def sketch(source: Source, figure: Planned) -> Sketch:
-    """The sketch of a figure. If its data are missing, a sketch that names them."""
+    """Return the sketch (texts and drawing function) of a figure. If data are missing, the sketch names them."""
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:
@@ -44,8 +44,8 @@ def sketch(source: Source, figure: Planned) -> Sketch:
 def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None = None) -> list[Path]:
     """Write `figures/<name>.svg` and `.png` below `results`, and figures.json; equal data give equal bytes.
 
-    `only` limits the drawing to some figures and keeps the other entries of an existing list. A figure with `opt_in`
-    is left out while its table has no data. Raises ConfigError for a name that is not a figure of the profile.
+    `only` names the figures to draw; the entries of other figures in an existing figures.json stay. A figure with
+    `opt_in` is left out while its table has no data. Raises ConfigError for a name that is not a figure of the profile.
     """
     source, folder = Source(profile, results), results / FOLDER
     wanted = planned(profile) if only is None else [find(profile, name) for name in only]
@@ -69,7 +69,7 @@ def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None
 
 
 def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
-    """Entry of a figure in the list. Paths are relative to the list; `missing` is the reason for an empty picture."""
+    """Return the entry of a figure in figures.json. `missing` is the reason for an empty picture, else None."""
     return {
         "name": figure.name,
         "title": drawn.title,
@@ -84,7 +84,7 @@ def entry(figure: Planned, drawn: Sketch) -> dict[str, Any]:
 
 
 def listed(path: Path) -> dict[str, dict[str, Any]]:
-    """Entries of an existing figures.json by name; empty if there is none."""
+    """Return figure name → entry of an existing figures.json; empty if the file is missing or damaged."""
     try:
         return {str(entry["name"]): entry for entry in read_json(path)}
     except (DataError, TypeError, KeyError):

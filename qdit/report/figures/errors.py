@@ -1,4 +1,4 @@
-"""Errors of the methods by timestep and by layer, from the arrays of `qdit analyze errors`."""
+"""Draw the errors of the methods by timestep and by layer, from the arrays of `qdit analyze errors`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ PARTS = {"q and k": "q and k", "attention": "attention", "fc1": "fc1", "MLP": "M
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel: the comparison at one bit width, its arrays, and the methods that have values, in order."""
+    """One panel: the comparison of methods at one bit width, its arrays, and the methods with values."""
 
     comparison: Comparison
     arrays: Arrays
@@ -31,17 +31,17 @@ class Panel:
 
     @property
     def title(self) -> str:
-        """`W4A8`."""
+        """Title: the bit width, for example `W4A8`."""
         return self.comparison.bits.upper()
 
     def of(self, name: str, label: str) -> np.ndarray:
-        """The values of one method in an array."""
+        """Return the values of the method `label` in the array `name`."""
         errors: np.ndarray = self.arrays[name][list(map(str, self.arrays["labels"])).index(label)]
         return errors
 
 
 def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
-    """Panels, and a text about missing ones. Raises `Missing` if there is no panel."""
+    """Return the panels, and one text for each missing panel or method. Raises `Missing` if there is no panel."""
     assert figure.subject is not None
     panels: list[Panel] = []
     absent: list[str] = []
@@ -66,7 +66,11 @@ def panels_of(source: Source, figure: Planned) -> tuple[list[Panel], list[str]]:
 
 
 def timesteps(source: Source, figure: Planned) -> Sketch:
-    """Draw two errors by timestep: of the predicted noise at full precision's x_t, and of the trajectory."""
+    """Draw two errors of each method by timestep: of the predicted noise, and of the trajectory.
+
+    The first is the relative error of the noise predicted at full precision's x_t. The second is the squared distance
+    between the method's x_t and full precision's x_t, if both began with the same noise.
+    """
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
     assert figure.subject is not None
@@ -102,7 +106,7 @@ def timesteps(source: Source, figure: Planned) -> Sketch:
 
 
 def layers(source: Source, figure: Planned) -> Sketch:
-    """Draw the relative output error of each branch of a block. Every branch gets its full-precision input."""
+    """Draw the relative output error of each branch of a block; every branch gets full precision's input."""
     panels, absent = panels_of(source, figure)
     shared = looks_of(panels)
     assert figure.subject is not None
@@ -140,7 +144,7 @@ def layers(source: Source, figure: Planned) -> Sketch:
 
 
 def lines(axes: "Axes", curves: Mapping[str, np.ndarray], shared: Mapping[str, Look]) -> None:
-    """Draw a line for each method, with some of its markers."""
+    """Draw a line for each method, with markers at some of its points."""
     for label, curve in curves.items():
         look = shared[label]
         axes.plot(curve, **look.style, markevery=max(len(curve) // 10, 1), linewidth=2 if look.emphasized else 1.3)
@@ -148,12 +152,12 @@ def lines(axes: "Axes", curves: Mapping[str, np.ndarray], shared: Mapping[str, L
 
 
 def looks_of(panels: list[Panel]) -> dict[str, Look]:
-    """Look of each method in the panels."""
+    """Return method → colour, marker and line style, for all methods in the panels."""
     return looks(list(dict.fromkeys(label for panel in panels for label in panel.methods)))
 
 
 def ranking(panels: list[Panel]) -> str:
-    """Sentence with the method that has the smallest error over the trajectory, at each bit width."""
+    """Write which methods have the smallest and the largest mean error of the noise, at each bit width."""
     words = []
     for panel in panels:
         mean = {label: float(panel.of("noise_error", label).mean()) for label in panel.methods}
@@ -166,7 +170,7 @@ def ranking(panels: list[Panel]) -> str:
 
 
 def worst(panels: list[Panel], branches: list[str]) -> str:
-    """Sentence with the branch and block in which the median method has its largest error, at each bit width."""
+    """Write in which branch and block the median over the methods has its largest error, at each bit width."""
     words = []
     for panel in panels:
         median = np.median([panel.of("layer_error", label) for label in panel.methods], axis=0)
@@ -179,5 +183,5 @@ def worst(panels: list[Panel], branches: list[str]) -> str:
 
 
 def noted(absent: list[str]) -> str:
-    """Last part of a caption, about missing data."""
+    """Write the last part of a caption: what is missing."""
     return f" Missing: {'; '.join(absent)}." if absent else ""

@@ -1,4 +1,7 @@
-"""Q-DiT's Table 1 as curves: quality against one group size for all layers. Steps that are not monotone are marked."""
+"""Draw Q-DiT's Table 1 as curves: quality against one group size for all layers.
+
+Each step to a smaller group size that makes the quality worse is marked.
+"""
 
 import textwrap
 from dataclasses import dataclass
@@ -21,7 +24,8 @@ if TYPE_CHECKING:
 class Rise:
     """A step to a smaller group size that makes the value worse.
 
-    It has the index of the smaller size, the size of the rise, and whether the rise can be chance.
+    `index` is the position of the smaller size in the curve, `by` the increase of the value. `is_chance` says whether
+    the increase can be chance; None without an interval.
     """
 
     index: int
@@ -31,7 +35,7 @@ class Rise:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line: its name, and for each group size (largest first) the value and its 95 % interval."""
+    """One curve: its name, and for each group size (largest first) the value and its 95 % interval."""
 
     name: str
     metric: str
@@ -43,7 +47,7 @@ class Curve:
 
 
 def group_sizes(source: Source, figure: Planned) -> Sketch:
-    """Draw the curves of a table of kind `table1`: the printed values, and our FID and FD-FP."""
+    """Draw the curves of a table of kind `table1`: the printed FID, and our FID and FD-FP."""
     assert figure.table is not None
     blocks = source.table(figure.table).blocks
     settings = [subject_of_block(source.profile, block) for block in source.profile["tables"][figure.table]["blocks"]]
@@ -97,18 +101,18 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
 
 
 def quantized(block: Block) -> list[Row]:
-    """Rows with a group size, the largest size first."""
+    """Return the rows that have a group size, the largest size first."""
     return sorted((row for row in block.rows if row["group_size"] is not None), key=lambda row: -row["group_size"])
 
 
 def label_of(row: Row) -> str:
-    """Text of a group size, and below it the corresponding size of the paper."""
+    """Write a row's group size, and on a second line the corresponding group size of the paper."""
     paper = row["paper_group_size"]
     return str(row["group_size"]) if paper in (None, row["group_size"]) else f"{row['group_size']}\n({paper})"
 
 
 def printed_curve(block: Block) -> Curve:
-    """Curve of the paper's printed values beside a block."""
+    """Return the curve of the FID that the paper prints for the rows of a block."""
     rows = [row for row in quantized(block) if row.get("published_fid") is not None]
     values = tuple(float(row["published_fid"]) for row in rows)
     rises = tuple(Rise(n, values[n] - values[n - 1], None) for n in range(1, len(values)) if values[n] > values[n - 1])
@@ -118,7 +122,7 @@ def printed_curve(block: Block) -> Curve:
 
 
 def our_curve(block: Block, name: str, metric: str) -> Curve:
-    """Curve of our values of a metric. A run without a value leaves a gap. A step over a gap gets no mark."""
+    """Return the curve of our values of a metric. A row without a value leaves a gap; no step over a gap is marked."""
     rows = quantized(block)
     values = tuple(float(row[metric]) if is_measured(row) and row[metric] is not None else None for row in rows)
     limits = tuple((row.get(f"{metric}_low"), row.get(f"{metric}_high")) for row in rows)
@@ -132,7 +136,7 @@ def our_curve(block: Block, name: str, metric: str) -> Curve:
 
 
 def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
-    """The line with its intervals, and a triangle above each rise."""
+    """Draw a curve with its intervals, and a triangle above each step that makes the value worse."""
     colour, marker, line = (GREY, "s", "--") if second else (BLUE, "o", "-")
     shift = 0.06 if second else -0.06
     values = [float("nan") if value is None else value for value in curve.values]
@@ -150,12 +154,12 @@ def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
 
 
 def named(curve: Curve) -> str:
-    """Name of the curve, broken into lines that fit beside its key."""
+    """Break the name of a curve into lines that fit into the legend."""
     return textwrap.fill(curve.name, 24)
 
 
 def keys(drawing: "Drawing") -> None:
-    """Legend for the triangles."""
+    """Draw the legend of the triangles."""
     from matplotlib.lines import Line2D
 
     words = {
@@ -170,7 +174,7 @@ def keys(drawing: "Drawing") -> None:
 
 
 def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
-    """Sentences about the rises, one for each curve."""
+    """Write one sentence for each curve: at which steps to a smaller group size the value becomes worse."""
     words = []
     for _, title, curves in shown:
         for curve in curves:
@@ -186,5 +190,5 @@ def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
 
 
 def flat(size: str) -> str:
-    """Text of a group size on one line."""
+    """Join the two lines of a group size's text."""
     return size.replace("\n", " ")

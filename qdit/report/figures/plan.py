@@ -1,7 +1,7 @@
-"""The list of a profile's figures. The workflow reads it, `build` draws it. Each figure names its data.
+"""List the figures of a profile. The workflow reads the list, and `build` draws it. Each figure names its data.
 
-Each model and form is analysed at one setting. It is the first one in the tables of kind `table2`, because all methods
-of Q-DiT's comparison run there.
+Each model and form is analysed at one setting. It is the first setting in the tables of kind `table2`, because all
+methods of Q-DiT's comparison run there.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ OF_SEARCH = {"table6": ("Allocations found", "Fitness on fresh noise"), "transfe
 
 @dataclass(frozen=True)
 class Subject:
-    """A model in one form, at one setting, that figures analyse."""
+    """The network that a figure analyses: a model in one form of its weights, at one setting."""
 
     model: str
     form: str
@@ -52,12 +52,12 @@ class Subject:
 
     @property
     def name(self) -> str:
-        """Name of the subject in file names of figures."""
+        """Text for the file names of its figures: model and form."""
         return f"{self.model}-{self.form}"
 
     @property
     def activations(self) -> str:
-        """File of the analysis of activations, below the results."""
+        """Path of the file of `qdit analyze activations`, below the results."""
         return f"analysis/{self.setting}/{self.form}/activations.npz"
 
 
@@ -74,17 +74,17 @@ class Comparison:
 
     @property
     def errors(self) -> str:
-        """File of the analysis of errors, below the results."""
+        """Path of the file of `qdit analyze errors`, below the results."""
         return f"analysis/{self.subject.setting}/{self.subject.form}/errors-{self.bits}-{self.scope}.npz"
 
     def run(self, label: str) -> Run:
-        """The run of one of the methods."""
+        """Return the run of the method `label`."""
         return Run(self.subject.setting, self.subject.form, label, self.bits, self.scope)
 
 
 @dataclass(frozen=True)
 class Planned:
-    """One figure: the name of its file, the kind that draws it, its group in a report, and its data.
+    """One figure of the list: name of its file, kind (which function draws it), group in a report, and data.
 
     `subject` is set for figures of one model and form. `table` and `block` are set for figures of a table. `opt_in`
     means that the table is made on request only; without its data the figure is left out.
@@ -101,14 +101,14 @@ class Planned:
 
     @property
     def labels(self) -> dict[str, str]:
-        """Labels of the figure in Snakemake's report."""
+        """Labels with which Snakemake's report lists the figure."""
         return {"figure": self.title, "of": self.subject.name if self.subject else (self.table or "profile")}
 
 
 def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """(table, number of the block, block) of the default tables, kind by kind. Blocks of clips are left out.
+    """Yield (table, number of the block, block) for the default tables of some kinds. Blocks of clips are left out.
 
-    Tables of a kind are sorted by name, because a profile saved as JSON does not keep their order.
+    The tables of one kind are sorted by name, because a profile saved as JSON does not keep their order.
     """
     for kind in kinds:
         for table in sorted(name for name in default_tables(profile) if profile["tables"][name]["kind"] == kind):
@@ -118,12 +118,12 @@ def blocks_of(profile: Profile, *kinds: str) -> Iterator[tuple[str, int, dict[st
 
 
 def subject_of_block(profile: Profile, block: dict[str, Any]) -> Subject:
-    """Model, form and setting of a table's block."""
+    """Return the model, form and setting of a table's block."""
     return Subject(str(profile["settings"][block["setting"]]["model"]), block["form"], block["setting"])
 
 
 def subjects(profile: Profile) -> list[Subject]:
-    """The first setting of each model and form, in the order of the tables."""
+    """Return the models and forms that figures analyse, each at its first setting, in the order of the tables."""
     by_name: dict[str, Subject] = {}
     for _, _, block in blocks_of(profile, COMPARED_KIND):
         subject = subject_of_block(profile, block)
@@ -132,7 +132,10 @@ def subjects(profile: Profile) -> list[Subject]:
 
 
 def comparisons(profile: Profile, subject: Subject) -> list[Comparison]:
-    """Comparisons of a subject at the bit widths with the fewest bit operations. The cheapest one comes last."""
+    """Return the comparisons of methods at the cheapest bit widths (at most two); the cheapest comes last.
+
+    The cost of a bit width is the product of weight bits and activation bits.
+    """
     labels_of: dict[tuple[str, str], dict[str, None]] = {}
     for _, _, block in blocks_of(profile, COMPARED_KIND):
         if subject_of_block(profile, block) == subject:
@@ -144,13 +147,13 @@ def comparisons(profile: Profile, subject: Subject) -> list[Comparison]:
 
 
 def operations(bits: str) -> int:
-    """Bit operations of one multiplication at these bits."""
+    """Return the bit operations of one multiplication: weight bits times activation bits."""
     weight_bits, activation_bits = split_bits(bits)
     return weight_bits * activation_bits
 
 
 def planned(profile: Profile) -> list[Planned]:
-    """Figures of a profile in the order of a report."""
+    """Return all figures of a profile, in the order of a report."""
     analysed = subjects(profile)
     figures = [
         Planned(f"{kind}-{subject.name}", kind, "data", title, subject)
@@ -205,12 +208,12 @@ def _slug(block: dict[str, Any]) -> str:
 
 
 def hardest(block: dict[str, Any]) -> str:
-    """The bits of a block with the fewest bit operations."""
+    """Return the bits of a block with the smallest product of weight bits and activation bits."""
     return str(min(block["bits"], key=operations))
 
 
 def find(profile: Profile, name: str) -> Planned:
-    """The figure with this name. For an unknown name ConfigError lists all names."""
+    """Return the figure with this name. For an unknown name, ConfigError lists all names."""
     for figure in planned(profile):
         if figure.name == name:
             return figure

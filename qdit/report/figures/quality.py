@@ -1,4 +1,4 @@
-"""FID and FD-FP of all methods against the size of the model, from the rows of the tables."""
+"""Draw FID and FD-FP of all methods against the size of their weights, from the rows of the tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +24,10 @@ LONGEST = 6.0
 
 
 def sizes(source: Source, figure: Planned) -> Sketch:
-    """Draw bubbles: FID and FD-FP of every method against the size of its weights."""
+    """Draw FID and FD-FP of every method against the size of its weights.
+
+    The area of a marker shows the bit operations of the row.
+    """
     assert figure.subject is not None
     scope = source.block(figure)["scope"]
     rows = rows_at(source, figure, scope)
@@ -69,12 +72,12 @@ def sizes(source: Source, figure: Planned) -> Sketch:
 
 
 def label_of(metric: str) -> str:
-    """Label of an axis: the metric, and which direction is better."""
+    """Write the label of an axis: the metric, and whether higher or lower is better."""
     return f"{METRICS[metric].title} ({METRICS[metric].better} is better)"
 
 
 def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
-    """Rows of a subject and scope in all printed comparisons. Each run occurs once."""
+    """Return the rows of the figure's model and form in one scope, from all tables that compare methods, each once."""
     rows: dict[tuple[str, str], Row] = {}
     for table, number, block in blocks_of(source.profile, "table2", "ptq4dit_table1", "tq_dit"):
         if subject_of_block(source.profile, block) == figure.subject and block["scope"] == scope:
@@ -84,12 +87,15 @@ def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
 
 
 def bits_of(row: Row) -> str:
-    """Bits as text: `W4A8`."""
+    """Write the bits of a row: `W4A8`."""
     return f"W{row['weight_bits']}A{row['activation_bits']}"
 
 
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
-    """Value and interval, cut for a logarithmic axis. Empty if the value is not positive."""
+    """Return (low end, value, high end), cut for a logarithmic axis; only the value without an interval.
+
+    Empty if the value is not positive.
+    """
     value = row[metric]
     if value is None or value <= 0:
         return ()
@@ -98,7 +104,7 @@ def bounds(row: Row, metric: str) -> tuple[float, ...]:
 
 
 def positions_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
-    """(label, bits) → horizontal position, by size. Methods with equal bits and size stand side by side."""
+    """Return (label, bits) → horizontal position: the size. Methods with equal bits and size are moved side by side."""
     width = 0.05 * min(row["size_mb"] for row in rows)
     alike: dict[tuple[str, float], list[Row]] = {}
     for row in rows:
@@ -111,7 +117,7 @@ def positions_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
 
 
 def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Look]) -> None:
-    """Draw a marker for each row with its interval. The area of the marker shows its bit operations."""
+    """Draw a marker for each row with its interval. The area of the marker shows the bit operations of the row."""
     positions = positions_of(rows)
     for row in rows:
         look, limits = shared[row["label"]], bounds(row, metric)
@@ -133,7 +139,7 @@ def bubbles(axes: "Axes", rows: Sequence[Row], metric: str, shared: dict[str, Lo
 
 
 def named_columns(axes: "Axes", rows: Sequence[Row]) -> None:
-    """Draw the bits above each group of sizes. Equal weight bits share one text."""
+    """Write the bits above each group of sizes. Rows with equal weight bits share one text."""
     by_weight: dict[int, list[Row]] = {}
     for row in rows:
         by_weight.setdefault(row["weight_bits"], []).append(row)
@@ -162,7 +168,7 @@ def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
 
 
 def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
-    """Text with the method that has the lowest FD-FP at each bit width."""
+    """Write which method has the lowest FD-FP at each bit width."""
     words = []
     for name in bits:
         candidates = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]

@@ -1,4 +1,7 @@
-"""PTQ4DiT's figures about salience, from the arrays of `qdit analyze activations`."""
+"""Draw PTQ4DiT's figures about salience (the largest absolute value of a channel).
+
+The data are the arrays of `qdit analyze activations`.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -21,7 +24,7 @@ FRACTIONS = np.array([0, 0.01, 0.25, 0.5, 0.75, 0.99, 1])
 
 
 def salience(source: Source, figure: Planned) -> Sketch:
-    """Draw PTQ4DiT Fig. 3: largest |x| and |w| of each channel, and the rounding error of each."""
+    """Draw PTQ4DiT Fig. 3: largest |x| and |w| of each channel, and the rounding error of each channel."""
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)
     block_of_role, times, _ = require(arrays, "chosen", "timesteps", "record")
@@ -63,7 +66,7 @@ def salience(source: Source, figure: Planned) -> Sketch:
 
 
 def bars(axes: "Axes", values: np.ndarray, colour: str) -> None:
-    """Draw a bar for each channel."""
+    """Draw one bar for each channel; `values` (channels,) are the heights."""
     axes.fill_between(np.arange(len(values)), values, step="mid", color=colour, linewidth=0)
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_ylim(0, None)
@@ -72,22 +75,22 @@ def bars(axes: "Axes", values: np.ndarray, colour: str) -> None:
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's ρ of two vectors. Equal values get their mean rank."""
+    """Return Spearman's ρ of two vectors. Equal values get their mean rank."""
     first, second = ranks(a), ranks(b)
     return float(np.corrcoef(first, second)[0, 1]) if np.ptp(first) and np.ptp(second) else 0.0
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 0. Equal values get their mean rank."""
+    """Return the rank of each value, from 0. Equal values get their mean rank."""
     _, positions, counts = np.unique(values, return_inverse=True, return_counts=True)
     ends = np.cumsum(counts)
     return ((ends - counts + ends - 1) / 2)[positions]
 
 
 def salience_timesteps(source: Source, figure: Planned) -> Sketch:
-    """Draw PTQ4DiT Fig.
+    """Draw Figure 4 of PTQ4DiT: the largest |x| of each channel over the timesteps.
 
-    4: largest |x| of the channels over the timesteps, and its correlation with the weights' salience.
+    A second panel shows how these correlate with the largest |w| of each channel (Spearman's ρ).
     """
     assert figure.subject is not None
     arrays = source.arrays(figure.subject.activations)

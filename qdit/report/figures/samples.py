@@ -1,4 +1,4 @@
-"""Q-DiT's Figure 5: samples of every method from the same noise, side by side."""
+"""Draw Q-DiT's Figure 5: samples of every method from the same noise, side by side."""
 
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ GAP = 1
 
 
 def samples(source: Source, figure: Planned) -> Sketch:
-    """Draw a row of images for each method, full precision first, and beside it the difference to full precision."""
+    """Draw a row of images for each method, full precision first; beside them their difference to full precision."""
     assert figure.table is not None and figure.subject is not None
     bits = hardest(source.block(figure))
     rows = [
@@ -82,7 +82,7 @@ def samples(source: Source, figure: Planned) -> Sketch:
 
 
 def words(row: Row) -> str:
-    """Text with a method's name and its FD-FP."""
+    """Write the name of a row's method and its FD-FP."""
     name = str(row["short"]).removeprefix(f"W{row['weight_bits']}A{row['activation_bits']} ")
     if is_full_precision(row):
         return "full precision"
@@ -90,7 +90,7 @@ def words(row: Row) -> str:
 
 
 def extremes(rows: list[Row]) -> str:
-    """Methods with the smallest and the largest MSE-FP."""
+    """Write which methods have the smallest and the largest MSE-FP."""
     measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and row["fd_fp"] is not None]
     if len(measured) < 2:
         return ""
@@ -102,7 +102,7 @@ def extremes(rows: list[Row]) -> str:
 
 
 def tiled(rows: list[Images], count: int) -> Images:
-    """Rows of images (n, C, H, W) as one picture (rows · side, n · side, 3), with white gaps between the images."""
+    """Join rows of n images (n, C, H, W) to one picture (height, width, 3), with white gaps between the images."""
     side = rows[0].shape[-1]
     step = max(side // LARGE_PIXELS, 1)
     cells = [[shown(image[:, ::step, ::step]) for image in row[:count]] for row in rows]
@@ -110,7 +110,10 @@ def tiled(rows: list[Images], count: int) -> Images:
 
 
 def shown(image: Images) -> Images:
-    """(C, H, W) → (H′, W′, 3): enlarged by a whole factor, so that pixel edges stay sharp, with a white margin."""
+    """Turn an image (C, H, W) into a picture (H′, W′, 3) with a white margin.
+
+    A small image is enlarged by a whole factor, so that pixel edges stay sharp.
+    """
     pixels = np.broadcast_to(image, (3, *image.shape[1:])).transpose(1, 2, 0)
     times = max(32 // image.shape[-1], 1)
     large = pixels.repeat(times, axis=0).repeat(times, axis=1)

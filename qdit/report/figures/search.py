@@ -1,4 +1,4 @@
-"""Figures that a table holds (of allocations, of speed), in the same frame as all other figures."""
+"""Draw figures that a table already has (of allocations, of speed), in the same frame as all other figures."""
 
 from qdit.report.data.rows import Figure
 from qdit.report.figures.plan import Planned
@@ -11,7 +11,7 @@ TITLES = {"Allocations found": HEAT, "Fitness on fresh noise": FRESH}
 
 
 def search(source: Source, figure: Planned) -> Sketch:
-    """Draw a figure that a table holds. Raises `Missing` if its allocations or runs are missing."""
+    """Return the sketch of a table's figure about allocations. Raises `Missing` without allocations or runs."""
     assert figure.table is not None
     drawing = find(source.table(figure.table).figures, figure.title)
     if drawing is None:
@@ -20,7 +20,7 @@ def search(source: Source, figure: Planned) -> Sketch:
 
 
 def speed(source: Source, figure: Planned) -> Sketch:
-    """Draw the figure above a table of methods. Raises `Missing` if its runs or the times of a block are missing."""
+    """Return the sketch of the figure above a table of methods. Raises `Missing` without runs or times of a block."""
     assert figure.table is not None
     drawing = source.table(figure.table).cover
     if drawing is None:
@@ -31,7 +31,7 @@ def speed(source: Source, figure: Planned) -> Sketch:
 
 
 def framed(drawing: Figure, table: str) -> Sketch:
-    """The sketch of a table's figure."""
+    """Turn a figure of a table into a sketch, which gets the frame of all figures."""
     return Sketch(
         drawing.title,
         f"table {table}",
@@ -43,6 +43,6 @@ def framed(drawing: Figure, table: str) -> Sketch:
 
 
 def find(figures: tuple[Figure, ...], title: str) -> Figure | None:
-    """The table's figure for a title of the plan, or None."""
+    """Return the figure of a table with this title, or None."""
     wanted = TITLES.get(title)
     return next((figure for figure in figures if wanted in (None, figure.title)), None)

@@ -1,4 +1,4 @@
-"""Data of the figures: tables and analyses below the results, and the message about missing data."""
+"""Read the data of the figures (tables and analyses below the results), and say what is missing."""
 
 import json
 from collections.abc import Mapping
@@ -20,12 +20,12 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Missing(Exception):
-    """Data of a figure are missing. The message completes the sentence "not drawn: …"."""
+    """Raised if data of a figure are missing. The message completes the sentence "not drawn: …"."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A profile and the folder of its results."""
+    """The data of all figures: a profile and the folder of its results."""
 
     profile: Profile
     results: Path
@@ -35,13 +35,13 @@ class Source:
         return {}
 
     def table(self, name: str) -> Table:
-        """A table with its rows. It is read once."""
+        """Return a table with its rows. The files are read once."""
         if name not in self._tables:
             self._tables[name] = load_table(self.profile, name, self.results)
         return self._tables[name]
 
     def arrays(self, path: str) -> Arrays:
-        """The arrays of an analysis. If the file is missing, `Missing` gives the command that makes it."""
+        """Return the arrays of an analysis. If the file is missing, `Missing` names the command that makes it."""
         file = self.results / path
         if not file.is_file():
             raise Missing(f"{path} is missing; `snakemake --cores all figures` makes it")
@@ -51,25 +51,25 @@ class Source:
             raise Missing(f"{path} cannot be read; delete it and run `snakemake --cores all figures`") from None
 
     def describe(self, subject: Subject, *, form: bool = True) -> str:
-        """Model, form and protocol in words."""
+        """Write the model, the form of its weights, and steps, sampler and guidance."""
         text = describe_setting(self.profile, {"setting": subject.setting})
         if not text.startswith(subject.model):
             text = f"{subject.model}: {text}"
         return f"{text} · {subject.form} form" if form else text
 
     def block(self, figure: Planned) -> dict[str, Any]:
-        """The block of the table that a figure shows."""
+        """Return the table block that a figure shows."""
         assert figure.table is not None
         return dict(self.profile["tables"][figure.table]["blocks"][figure.block])
 
 
 def samples_of(arrays: Arrays) -> int:
-    """Number of images that an analysis followed."""
+    """Return the number of images whose activations an analysis recorded."""
     return int(json.loads(str(arrays["record"]))["samples"])
 
 
 def require(arrays: Arrays, *names: str) -> list[np.ndarray]:
-    """Arrays of an analysis by name. Raises `Missing` if an older version wrote the file without them."""
+    """Return some arrays of an analysis. Raises `Missing` if an older version wrote the file without them."""
     absent = [name for name in names if name not in arrays]
     if absent:
         raise Missing(f"the analysis lacks {', '.join(absent)}; delete it and run `snakemake --cores all figures`")

@@ -1,8 +1,8 @@
-"""Style of all figures: a colour-blind-safe palette, a marker and line per method, and the profile's face.
+"""The style of all figures: colours that colour-blind readers can tell apart, a marker and line style per method.
 
-The *face* is the line that says which data a page is about. A figure is first a `Sketch` (words and a function that
-draws), then a matplotlib figure, then the bytes of two files. Equal data give equal bytes. Nothing in this module
-depends on the content of a figure.
+Each figure also shows the face, the line that says which data its numbers are about. A figure is first a `Sketch`
+(texts and a function that draws), then a matplotlib figure, then the bytes of two files. Equal data give equal bytes.
+Nothing in this module depends on the content of a figure.
 """
 
 import io
@@ -53,7 +53,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Look:
-    """Colour, marker and line of one method."""
+    """Colour, marker and line style of one method."""
 
     colour: str
     marker: str
@@ -62,7 +62,7 @@ class Look:
 
     @property
     def style(self) -> dict[str, Any]:
-        """The look as keyword arguments of matplotlib's plot."""
+        """Keyword arguments of matplotlib's plot for this look."""
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
 
 
@@ -72,7 +72,7 @@ FREE = [Look(colour, marker) for colour, marker in zip((BLACK, ORANGE, BLUE, GRE
 
 @cache
 def method_looks() -> Mapping[str, Look]:
-    """Method → look, for the methods whose class gives colour and marker."""
+    """Return method → look, for the methods whose class gives a colour and a marker."""
     return {
         name: Look(facts.color, facts.marker, facts.line, emphasized=facts.emphasized)
         for name, facts in method_sources().items()
@@ -81,7 +81,7 @@ def method_looks() -> Mapping[str, Look]:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Label → look: that of the method's class, or else the next free look."""
+    """Return label → look: the look of the method's class, or else an unused look."""
     known = method_looks()
     unknown = [label for label in labels if label not in known]
     return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}
@@ -89,9 +89,9 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
 
 @dataclass(frozen=True)
 class Sketch:
-    """A figure before it is drawn: texts, size of the drawing without its head (inches), and the function that draws.
+    """A figure before it is drawn: texts, the size of the drawing in inches, and the function that draws it.
 
-    `missing` names missing data. Then the picture consists of that sentence.
+    `inches` is without title and face. `missing` names missing data; then the picture consists of this sentence.
     """
 
     title: str
@@ -104,7 +104,7 @@ class Sketch:
 
 
 def compose(sketch: Sketch, face: str) -> "Drawing":
-    """Draw the whole figure: title and subtitle above, the profile's face below, the drawing between them."""
+    """Draw a whole figure: title and subtitle above, the drawing, and the face (which data it is about) below."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -132,18 +132,18 @@ def compose(sketch: Sketch, face: str) -> "Drawing":
 
 
 def wrapped(text: str, width: float, size: float, *, bold: bool = False) -> str:
-    """A text wrapped to a width in inches."""
+    """Break a text into lines that are at most `width` inches wide."""
     character = size / 72 * (0.66 if bold else 0.57)
     return "\n".join(textwrap.wrap(text, max(int((width - 2 * MARGIN) / character), 10)))
 
 
 def lines_height(text: str, size: float) -> float:
-    """Height of a text's lines, in inches."""
+    """Return the height of a text with its line breaks, in inches."""
     return (text.count("\n") + 1 if text else 0) * size / 72 * 1.35
 
 
 def encode(drawing: "Drawing") -> tuple[str, bytes]:
-    """(SVG, PNG); equal drawings give equal bytes."""
+    """Return a drawing as (SVG text, PNG bytes); equal drawings give equal bytes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -157,7 +157,7 @@ def encode(drawing: "Drawing") -> tuple[str, bytes]:
 
 
 def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
-    """Sketch of a picture that gives the reason why the figure is missing."""
+    """Return a sketch whose picture is the reason why the figure is missing."""
     text = wrapped(f"Not drawn: {why}", 7.5, 10)
 
     def draw(drawing: "Drawing") -> None:
@@ -169,9 +169,9 @@ def missing_sketch(title: str, subtitle: str, why: str) -> Sketch:
 
 
 def time_axis(axes: "Axes", timesteps: Sequence[int], *, label: bool = True) -> None:
-    """Make an axis of the steps 0 … S − 1 of a trajectory from left to right.
+    """Make the horizontal axis of a trajectory: the steps 0 to S − 1 from left to right.
 
-    Some steps have their timestep as label.
+    Some steps are labelled with their timestep.
     """
     count = len(timesteps)
     steps = sorted({round(share * (count - 1) / 4) for share in range(5)})
@@ -182,7 +182,7 @@ def time_axis(axes: "Axes", timesteps: Sequence[int], *, label: bool = True) -> 
 
 
 def log_axis(axes: "Axes", values: Sequence[float]) -> None:
-    """Make a logarithmic vertical axis around positive finite values, with plain numbers at its decades."""
+    """Make the vertical axis logarithmic, around the positive finite values, with plain numbers at its decades."""
     import math
 
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -204,7 +204,7 @@ def log_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def between(low: float, high: float) -> list[float]:
-    """Round numbers between two limits, for an axis of less than two decades; at least three if possible."""
+    """Return round numbers between two limits, for an axis of less than two decades; at least three if possible."""
     import math
 
     decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
@@ -221,7 +221,7 @@ def between(low: float, high: float) -> list[float]:
 
 
 def plain(value: float, _place: object = None) -> str:
-    """Text of a number on an axis: 0.01, 1, 1,000. It has an exponent only if there would be too many zeros."""
+    """Write a number for an axis: 0.01, 1, 1,000; with an exponent only if there would be too many zeros."""
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,g}" if abs(value) >= 1 else f"{value:.6f}".rstrip("0").rstrip(".")
     mantissa, exponent = f"{value:.0e}".split("e")

@@ -1,1 +1,1 @@
-"""HTML pages: tables, claims, comparison, leaderboard, the report."""
+"""Make the HTML pages: tables, claims, comparison, leaderboard, the report of a run."""

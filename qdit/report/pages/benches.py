@@ -1,4 +1,4 @@
-"""Benchmarks of the kernels as tables of the report, read from the JSON files of `qdit bench`."""
+"""Read benchmarks of the kernels from the JSON files of `qdit bench`, as tables for the report."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ FLOAT = "torch fp32"
 
 @dataclass(frozen=True)
 class Grid:
-    """A table: headings, rows of formatted cells, the number of leading columns that hold words."""
+    """A plain table: headings and rows of formatted cells; the first `texts` columns hold words."""
 
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -36,7 +36,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Bench:
-    """One benchmark: goals and measured numbers as tables, and the command, machine and commit."""
+    """One benchmark: its goals and its measured numbers as tables; `origin` is the command, machine and commit."""
 
     name: str
     title: str
@@ -46,18 +46,21 @@ class Bench:
 
     @property
     def met(self) -> int:
-        """Number of goals that were met."""
+        """Number of goals that the measurement reached."""
         return sum(row[1].startswith("met") for row in self.goals.rows) if self.goals else 0
 
 
 def studies_folder(results: Path) -> Path:
-    """Folder of the studies, which are measured once: beside the profile's results, else in the repository."""
+    """Return the folder of studies: beside the profile's results if it exists, else in the repository.
+
+    A study is measured once, not for each run.
+    """
     beside = results.parent / "studies"
     return beside if beside.is_dir() else STUDIES
 
 
 def bench_files(results: Path) -> list[Path]:
-    """Files of benchmarks: those of this profile's run, then those of the studies."""
+    """Return the files of benchmarks: first those of this profile's run, then those of the studies."""
     run_files = sorted((results / "bench").glob("*.json"))
     study_files = sorted(studies_folder(results).glob("bench-*.json"))
     names = {file.stem for file in run_files}
@@ -65,7 +68,7 @@ def bench_files(results: Path) -> list[Path]:
 
 
 def read_bench(path: Path) -> Bench:
-    """Read a benchmark; DataError for a file of another format."""
+    """Read the file of a benchmark; DataError for a file of another format."""
     content = read_json(path)
     try:
         name, measured = str(content["bench"]), content.get("measured")
@@ -191,7 +194,7 @@ def _pivot(
 
 
 def milliseconds(seconds: Mapping[str, Any]) -> str:
-    """Median time in milliseconds."""
+    """Write the median time in milliseconds."""
     return significant(1000 * float(seconds["median"]))
 
 

@@ -18,8 +18,8 @@ def build_table(
 ) -> list[Path]:
     """Write `<out_prefix>.csv`, `.md`, `.tex` and `.html` and return their paths. Equal results give equal bytes.
 
-    A run without a usable metrics.json is a row with the reason. `partial` leaves out rows that have no result yet. The
-    page then counts them and reloads itself twice a minute. If no row has a result, `partial` raises DataError.
+    A run without a usable metrics.json is a row with the reason. `partial` leaves out rows that have no result yet; the
+    page then counts these rows, and reloads itself twice a minute. If no row has a result, `partial` raises DataError.
     """
     loaded = load_table(profile, table, results)
     if partial:

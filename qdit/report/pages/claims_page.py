@@ -1,4 +1,4 @@
-"""The page of claims: each claim with its verdicts and the deciding numbers."""
+"""Make the page of claims: each claim with its verdicts and the numbers that decide them."""
 
 from dataclasses import dataclass
 
@@ -31,9 +31,9 @@ LOOKS = {HOLDS: "good", FAILS: "bad", OPEN: "open", CONSTRUCTED: "made"}
 
 @dataclass(frozen=True)
 class ClaimCard:
-    """The verdicts on all claims from one source of numbers: a title, the counts as words, and the bar's pieces.
+    """A box that counts the verdicts from one source of numbers: title, counts in words, and a coloured bar.
 
-    A piece is (verdict, count, CSS class).
+    A piece of the bar is (verdict, count, CSS class).
     """
 
     title: str
@@ -42,7 +42,7 @@ class ClaimCard:
 
 
 def claim_cards(report: Report) -> list[ClaimCard]:
-    """A card for each source of numbers."""
+    """Return one box with counted verdicts for each source of numbers."""
     return [
         ClaimCard(
             title=(title := where_of(report, source))[0].upper() + title[1:],
@@ -54,7 +54,7 @@ def claim_cards(report: Report) -> list[ClaimCard]:
 
 
 def claims_markdown(report: Report) -> str:
-    """The verdicts as GitHub-flavoured Markdown: a sentence for each source, then a table of all claims."""
+    """Write the verdicts as GitHub-flavoured Markdown: a sentence for each source, then a table of all claims."""
     sources = list(report.verdicts)
     body = []
     for claim in report.claims.claims:
@@ -74,7 +74,7 @@ def _verdict_text(verdict: Verdict) -> str:
 
 
 def claims_page(report: Report) -> str:
-    """The page as one self-contained HTML file."""
+    """Return the page as HTML in one file that needs no other files."""
     return template_text(
         "claims.html.j2",
         report=report,
@@ -89,7 +89,7 @@ def claims_page(report: Report) -> str:
 
 
 def claims_table(report: Report) -> Markup:
-    """Every claim with the verdict of each source and the deciding numbers."""
+    """Return the HTML table of all claims, with the verdict of each source and the numbers that decide it."""
     return template_markup(
         "claims_table.html.j2",
         report=report,
@@ -103,12 +103,12 @@ def claims_table(report: Report) -> Markup:
 
 
 def contradictions_list(report: Report) -> Markup:
-    """The list of contradicting statements."""
+    """Return the HTML list of statements that contradict each other."""
     return template_markup("contradictions.html.j2", report=report)
 
 
 def reading_items(report: Report) -> Markup:
-    """Items of a list that explains the kinds of claims and the verdicts."""
+    """Return the HTML list items that explain the kinds of claims and the verdicts."""
     controls = [line for source in report.verdicts if source != PRINTED and (line := control(report, source))]
     controls += told_by_damage(report)
     controls += survival_text(report.survival, report.verdicts[report.profile])

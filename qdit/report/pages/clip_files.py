@@ -1,4 +1,4 @@
-"""The clips of a table as MP4 files; each repeats its video several times."""
+"""Write the clips of a table as MP4 files; each file repeats its video several times."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +19,9 @@ HEIGHT, REPEATS = 128, 4
 
 
 def write_clip_files(profile: Mapping[str, Any], table: str, results: Path, folder: Path) -> list[Path]:
-    """Write `<form>-<label>-<bits>.mp4` of every measured row, and `<form>.mp4` with all rows below each other.
+    """Write `<form>-<label>-<bits>.mp4` for every measured row, and `<form>.mp4` with all rows below each other.
 
-    In the file of all rows, they have the order of the table. Raises ConfigError for a table without clips.
+    In `<form>.mp4` the rows have the order of the table. Raises ConfigError for a table without clips.
     """
     loaded = load_table(profile, table, results)
     if not any(map(shows_clips, loaded.blocks)):

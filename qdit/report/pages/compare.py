@@ -33,7 +33,7 @@ COLUMNS = ("run", "metric", "a", "b", "difference", "low", "high", "verdict")
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric of one run: both values, the difference b − a, and whether it is more than chance."""
+    """One metric of two runs: value `a`, value `b`, the difference b − a, and whether it is more than chance."""
 
     run: str
     metric: str
@@ -44,7 +44,10 @@ class Compared:
 
 
 def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) -> list[Compared]:
-    """Compare every metric that a page shows and both rows have. Equal bootstraps are paired."""
+    """Compare two rows in every metric that the page shows and both rows have.
+
+    If both rows were resampled with the same images, the interval is that of the paired difference.
+    """
     compared = []
     for metric in shown_on(page):
         gap = difference(b, a, metric)
@@ -54,7 +57,7 @@ def compare_runs(a: Row, b: Row, name: str, page: Literal["runs", "folders"]) ->
 
 
 def verdict(gap: Difference, metric: str) -> str:
-    """`better` or `worse`, for b, if the interval excludes zero."""
+    """Say whether b is `better` or `worse` than a; other words if the interval includes zero or is missing."""
     if gap.value == 0:
         return SAME
     if gap.is_chance is None:
@@ -65,10 +68,9 @@ def verdict(gap: Difference, metric: str) -> str:
 
 
 def compare_text(a: Path, b: Path) -> tuple[str, pd.DataFrame]:
-    """Text of `qdit compare`, and its numbers as a table with the columns `COLUMNS`.
+    """Return the text of `qdit compare`, and its numbers as a table with the columns `COLUMNS`.
 
-    Both folders are runs (with a metrics.json), or both are results folders (with runs/). Otherwise DataError is
-    raised.
+    Both folders must be runs (with a metrics.json), or both must be results folders (with runs/); else DataError.
     """
     kinds = [_kind(path) for path in (a, b)]
     if kinds[0] != kinds[1]:

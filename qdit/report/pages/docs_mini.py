@@ -1,8 +1,8 @@
-"""`qdit docs-mini`: copies the pages of one finished run to docs/mini, and its numbers into the README.
+"""Copy the pages of one finished run to docs/mini, and its numbers into the README (`qdit docs-mini`).
 
 Everything must come from one run of one commit. Three conditions are checked. The working tree has no change, except
 for files that this command writes. No job of the workflow is left, because each job carries the digest of its code. And
-all records of a step have the same digest.
+all records of a step have the same digest of the code.
 """
 
 import re
@@ -38,7 +38,8 @@ BEGIN, END = "<!-- numbers of docs/mini: make docs-mini writes them -->", "<!-- 
 def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: str) -> list[Path]:
     """Write docs/mini and the README's table from a finished run of `commit`. Return the written files.
 
-    DataError if the run is incomplete or mixed. ConfigError if the README does not have the two marks.
+    DataError if the run is incomplete or was made by different code. ConfigError if the README lacks the two marks
+    between which the table stands.
     """
     records = records_of(profile, results)
     require_one_code(records)
@@ -65,7 +66,7 @@ def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: s
 
 
 def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
-    """The record of every run of the tables that are kept. DataError if one is missing."""
+    """Read the metrics.json of every run in the tables that docs/mini shows. DataError if one is missing."""
     records = {}
     for run in dict.fromkeys(run for table in kept_tables(profile, results) for run in runs_of(profile, table)):
         try:
@@ -78,16 +79,16 @@ def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:
 
 
 def kept_tables(profile: Profile, results: Path) -> list[str]:
-    """The default tables, and the opt-in tables whose pages the run has made."""
+    """Return the names of the tables that docs/mini shows: the default tables, and opt-in tables with a page."""
     default = default_tables(profile)
     folder = results / "tables"
     return [name for name in profile["tables"] if name in default or (folder / f"{name}.html").is_file()]
 
 
 def require_one_code(records: Mapping[Run, MetricsRecord]) -> None:
-    """DataError if different code made two records of one step.
+    """Raise DataError if two runs were made by different code in the same step.
 
-    Quantization is checked per method, other steps per kind and mode.
+    The code of quantization is compared for each method, that of other steps for each kind and mode.
     """
     makers: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
     for run, record in records.items():
@@ -105,10 +106,7 @@ def require_one_code(records: Mapping[Run, MetricsRecord]) -> None:
 
 
 def require_clean(root: Path, ours: Iterable[str]) -> str:
-    """Return the commit of a checkout without changes, except in files that begin with one of `ours`.
-
-    DataError otherwise.
-    """
+    """Return the commit of a checkout; DataError if it has changes, except in paths that begin with one of `ours`."""
 
     def git(*words: str) -> str:
         return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout
@@ -125,14 +123,14 @@ def require_clean(root: Path, ours: Iterable[str]) -> str:
 
 
 def require_finished(command: Sequence[str], root: Path) -> None:
-    """DataError unless the workflow's dry run has no job."""
+    """Raise DataError unless a dry run of the workflow has no job left to do."""
     done = subprocess.run([*command, "--dry-run", "--quiet"], cwd=root, capture_output=True, text=True, check=False)
     if done.returncode or "Nothing to be done" not in done.stdout + done.stderr:
         raise DataError("jobs of the workflow are left to do, or their code changed; run it first (make reproduce)")
 
 
 def pages_of(profile: Profile, results: Path) -> list[Path]:
-    """Pages that go into the repository. DataError if one is missing. index.html is copied only up to a size limit."""
+    """Return the paths of the pages to copy. DataError if one is missing. A too large index.html is left out."""
     tables = [
         results / "tables" / f"{name}.{suffix}"
         for name in kept_tables(profile, results)
@@ -146,7 +144,7 @@ def pages_of(profile: Profile, results: Path) -> list[Path]:
 
 
 def claims_text(results: Path) -> str:
-    """The claims as Markdown, for a page of the repository."""
+    """Write the claims as Markdown, for a page of the repository."""
     frame = pd.read_csv(results / "claims.csv", keep_default_na=False)
     columns = [name for name in CLAIMS if name in frame]
     counts = frame.groupby("evaluated_on", sort=False)["verdict"].value_counts(sort=False)
@@ -156,7 +154,7 @@ def claims_text(results: Path) -> str:
 
 
 def leaderboard_text(results: Path) -> str:
-    """The leaderboard as Markdown: a part for each setting, form, scope and bits, with the best run first."""
+    """Write the leaderboard as Markdown: a part for each setting, form, scope and bits, with the best run first."""
     frame = pd.read_csv(results / "leaderboard.csv", dtype={"rank": str})
     frame = frame[frame["status"] == Status.OK]
     frame = frame.assign(bits=[f"W{row.weight_bits:.0f}A{row.activation_bits:.0f}" for row in frame.itertuples()])
@@ -174,17 +172,17 @@ def leaderboard_text(results: Path) -> str:
 
 
 def face_of(frame: pd.DataFrame) -> str:
-    """The line at the top of every page of the profile, which says what its data are."""
+    """Return the line at the top of every page of the profile, which says what its data are."""
     return f"**{frame['face'].iloc[0]}**" if "face" in frame and len(frame) else ""
 
 
 def one_cell(value: Any) -> str:
-    """Text of one cell of a Markdown table, in which characters that would end the cell are escaped."""
+    """Write one cell of a Markdown table; characters that would end the cell are escaped."""
     return " ".join(str(value).replace("|", "\\|").split())
 
 
 def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecord], commit: str) -> dict[str, Any]:
-    """Facts about the run: commit, machine, wall time, number of rows."""
+    """Return facts about the run: commit, machine, wall time, number of rows."""
     calls = results / "logs" / "calls.json"
     call_records = read_json(calls) if calls.is_file() else []
     failed = sum(record.status != Status.OK for record in records.values())
@@ -199,7 +197,7 @@ def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecor
 
 
 def times_page(facts: Mapping[str, Any], tables: str) -> str:
-    """The times of the run as Markdown."""
+    """Write the page with the times of the run, as Markdown."""
     calls = [f"- {call['jobs']} jobs in {call['seconds'] / 60:.1f} minutes" for call in facts["calls"]]
     return (
         "# Times of this run\n\n"
@@ -211,7 +209,10 @@ def times_page(facts: Mapping[str, Any], tables: str) -> str:
 
 
 def readme_table(csv: Path) -> str:
-    """The README's table of FD-FP, from the CSV of a table: a column per method, a row per bits of the main setting."""
+    """Write the README's table of FD-FP from the CSV of a table: one column per method, one row per bits.
+
+    It has the rows of the main setting only.
+    """
     frame = pd.read_csv(csv)
     frame = frame[(frame["setting"] == README_SETTING) & (frame["label"] != FULL_PRECISION_METHOD)]
     frame = frame[frame["status"] == Status.OK].drop_duplicates(["form", "label", "weight_bits", "activation_bits"])
@@ -227,7 +228,7 @@ def readme_table(csv: Path) -> str:
 
 
 def write_readme(readme: Path, csv: Path) -> None:
-    """Write the table between the README's two marks."""
+    """Write the table of FD-FP between the two marks in the README."""
     text = readme.read_text(encoding="utf-8")
     block = f"{BEGIN}\n{readme_table(csv)}\n{END}"
     write_text(readme, re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL))

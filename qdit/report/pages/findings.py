@@ -1,4 +1,4 @@
-"""The findings at the top of a report, as sentences. Every number in them is counted from the rows of the run."""
+"""Write the findings at the top of a report, as sentences. Every number in them is counted from the rows of the run."""
 
 import re
 from collections import Counter
@@ -16,7 +16,7 @@ CHECKED = (HOLDS, FAILS, OPEN, CONSTRUCTED)
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, and the claims behind it."""
+    """A sentence for the top of a report, and the claims that it is about."""
 
     text: str
     claims: tuple[Claim, ...] = ()
@@ -25,7 +25,10 @@ class Finding:
 def findings(
     report: Report, board: Table, ranked: Mapping[str, Sequence[Ranking]], control: Table | None
 ) -> list[Finding]:
-    """Findings about the claims, the rankings of each table (by its title), and the controls."""
+    """Return the findings of a report: about the claims, the rankings of the tables, and the quality control.
+
+    `ranked` is title of a table → its rankings. `control` is the table of the quality control.
+    """
     listed = [_printed(report), *_run(report)]
     listed.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
     if control is not None:
@@ -67,13 +70,13 @@ def _run(report: Report) -> list[Finding]:
 
 
 def short_title(table: Table) -> str:
-    """Text in parentheses at the end of a title, such as `Q-DiT, Table 2`. Without parentheses the whole title."""
+    """Return the text in parentheses at the end of a title, such as `Q-DiT, Table 2`; else the whole title."""
     match = re.search(r"\(([^()]+)\)$", table.title)
     return match[1] if match else table.title
 
 
 def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...]]:
-    """Rows of a table: for each bit width, the method that has the lowest FD-FP in most settings (natural form)."""
+    """Return rows of a small table: for each bits, the method with the lowest FD-FP in most settings (natural form)."""
     rows: list[tuple[str, ...]] = []
     natural = [ranking for ranking in rankings if ranking.ranked[0].row["form"] == "natural"]
     for bits in dict.fromkeys(ranking.bits for ranking in natural):

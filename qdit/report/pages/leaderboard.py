@@ -1,4 +1,4 @@
-"""The leaderboard: all runs of a profile, ranked by FD-FP (paired distance to full precision), with intervals."""
+"""Make the leaderboard: all runs of a profile, ranked by FD-FP (distance to full precision), with intervals."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -35,7 +35,10 @@ NAME = "leaderboard"
 
 
 def shown_columns() -> tuple[str, ...]:
-    """Columns: rank, ranking metric, other paired metrics, other metrics, size; intervals beside their metrics."""
+    """Return the columns in order: rank, ranking metric, other paired metrics, other metrics, size.
+
+    An interval stands beside its metric.
+    """
     shown = shown_on("leaderboard")
     order = sorted(shown, key=lambda name: (not METRICS[name].ranks, not METRICS[name].paired))
     beside = [(name, f"{name}_interval") if METRICS[name].board_interval else (name,) for name in order]
@@ -43,9 +46,9 @@ def shown_columns() -> tuple[str, ...]:
 
 
 def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
-    """One row for each run of the default tables, and for each measured run of the other tables.
+    """Return a table with each run of the default tables, and each measured run of the other tables.
 
-    Rows stand in blocks of the same setting, form and scope, ordered by bits and the ranking metric.
+    Rows of the same setting, form and scope make a block. They are ordered by bits and the ranking metric.
     """
     tables = _tables_of(profile)
     printed = _printed(profile, results)
@@ -91,7 +94,7 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 
 def board_headline(table: Table) -> Headline:
-    """Sentence: which method does the least damage in most comparisons, and in how many of them by more than chance."""
+    """Write a sentence: which method does the least damage most often, and how often that is more than chance."""
     compared = [contest for block in table.blocks for contest in contests(block) if len(contest.rows) > 1]
     usual = headline(table)
     if not compared:
@@ -185,15 +188,15 @@ def _name(profile: Mapping[str, Any], row: Row) -> str:
 
 
 def interval_text(row: Row, metric: str) -> str | None:
-    """An interval as text, `0.31 … 0.35`, in the number format of the metric."""
+    """Write an interval, `0.31 … 0.35`, in the number format of the metric."""
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
     return None if low is None or high is None else f"{METRICS[metric].write(low)} … {METRICS[metric].write(high)}"
 
 
 def ranks(row: Row, rows: list[Row], separation: Separation | None = None) -> Row:
-    """Best and worst rank of a row that chance allows, among the quantized rows of equal bits.
+    """Return the cells `rank`, `rank_low`, `rank_high`: the ranks that chance allows among rows of equal bits.
 
-    `separation` says which pairs of these rows are apart, if it is already known.
+    They are empty for full precision. `separation` says which pairs of rows differ; it is computed if it is None.
     """
     bits = (row["weight_bits"], row["activation_bits"])
     if is_full_precision(row) or row.get(ranking_metric().name) is None:

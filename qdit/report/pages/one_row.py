@@ -1,4 +1,4 @@
-"""Last lines of `qdit run --row "table2 q-dit w4a8"`: a row and full precision, printed numbers beside ours."""
+"""Write the last lines of `qdit run --row "table2 q-dit w4a8"`: printed numbers beside ours."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from qdit.report.tables.kinds import load_table
 
 
 def beside_published(profile: Mapping[str, Any], table: str, runs: Sequence[Run], results: Path) -> str:
-    """A small text table: for each run the printed numbers, if the paper has them, and our numbers.
+    """Write a small text table: for each run the printed numbers, if the paper has them, and our numbers.
 
     A metric is left out if no line has a number. A run without a result gives the reason.
     """

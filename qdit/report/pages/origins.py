@@ -1,6 +1,6 @@
-"""Provenance of a run's numbers: versions, machine, commit, and for each row its digests and a command.
+"""List where a run's numbers come from: versions, machine, commit, and for each row its digests and a command.
 
-The command is `qdit explain`. It checks the files of the row.
+The command is `qdit explain`, which checks the files behind the row.
 """
 
 import json
@@ -23,14 +23,14 @@ DEFAULT = "results/mini"
 
 @dataclass(frozen=True)
 class Origins:
-    """`facts` about the whole report, `rows` about each run of it."""
+    """Where numbers come from: `facts` about the whole report, and `rows` about each of its runs."""
 
     facts: tuple[tuple[str, str], ...]
     rows: Grid
 
 
 def origins(profile: Mapping[str, Any], results: Path, board: Table) -> Origins:
-    """Provenance of the runs of a leaderboard."""
+    """Return where the numbers of all runs of a leaderboard come from."""
     measured = [row for row in board.rows if is_measured(row)]
     where = machine()
     facts = {
@@ -51,13 +51,13 @@ def origins(profile: Mapping[str, Any], results: Path, board: Table) -> Origins:
 
 
 def explain_command(row: Row, results: Path) -> str:
-    """The `qdit explain` command of a run's row."""
+    """Write the `qdit explain` command for a row."""
     words = ["qdit", "explain", str(row["tables"]).split()[0], run_path(row)]
     return shlex.join(words if _shown(results) == DEFAULT else [*words, "--results", _shown(results)])
 
 
 def run_path(row: Row) -> str:
-    """Path of a run: `setting/form/label/bits-scope`."""
+    """Write the path of a row's run: `setting/form/label/bits-scope`."""
     return str(row["key"].folder(Path()).relative_to("runs").as_posix())
 
 

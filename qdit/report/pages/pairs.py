@@ -1,6 +1,7 @@
-"""Rankings by paired differences of FD-FP: for every pair of rows, whether the difference is more than chance.
+"""Rank methods by paired differences of FD-FP: for every pair of rows, whether the difference is more than chance.
 
-All rows of a block share their noise, so the interval of a difference is narrower than the two intervals suggest.
+All rows of a block share their noise, so the interval of a difference is narrower than the intervals of the two rows
+suggest.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ MEANINGS = {
 
 @dataclass(frozen=True)
 class Mark:
-    """Comparison of two rows: the sign, and the difference with its interval as text."""
+    """One comparison of two rows: a sign, and as text the difference with its interval."""
 
     sign: str
     about: str
@@ -35,7 +36,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row with its rank (a range if chance allows several), its FD-FP, and a mark for each row of the ranking."""
+    """A row with its rank (a range if chance allows several), its FD-FP, and a mark for each compared row."""
 
     row: Row
     name: str
@@ -55,28 +56,28 @@ class Ranking:
 
     @property
     def title(self) -> str:
-        """Title such as `W4A8, digits-cfg1.0-s20, natural form`."""
+        """Title of the ranking, such as `W4A8, digits-cfg1.0-s20, natural form`."""
         row = self.ranked[0].row
         return f"{self.bits}, {row['setting']}, {row['form']} form"
 
     @property
     def certain(self) -> int:
-        """Number of pairs that differ by more than chance."""
+        """Number of pairs of rows that differ by more than chance."""
         return sum(mark.sign == BETTER for entry in self.ranked for mark in entry.marks)
 
     @property
     def pairs(self) -> int:
-        """Number of all pairs."""
+        """Number of all pairs of rows."""
         return len(self.ranked) * (len(self.ranked) - 1) // 2
 
     @property
     def first_is_certain(self) -> bool:
-        """Whether the first row is better than every other one by more than chance."""
+        """Whether the first row is better than every other row by more than chance."""
         return all(mark.sign in (BETTER, SELF) for mark in self.ranked[0].marks)
 
 
 def rankings(table: Table) -> list[Ranking]:
-    """A ranking for each block and bits with at least two measured quantized rows."""
+    """Return a ranking for each block and bits with at least two measured quantized rows."""
     return [ranking for block in table.blocks for ranking in _of_block(block)]
 
 

@@ -1,7 +1,7 @@
-"""The report of a run as one page: claims, tables, figures, samples, kernels, search, controls, provenance.
+"""Make the report of a run as one page: claims, tables, figures, samples, kernels, search, controls, provenance.
 
-It reads the results of the run. The functions that make the pages of single tables also render the parts of this page.
-It computes no result. A missing cell shows the reason.
+The page computes no result; it reads the results of the run. The functions that make the pages of single tables also
+render the parts of this page. A missing cell shows the reason.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,7 +54,10 @@ PRINTED_FIRST = (*(f"table{number}" for number in range(1, 7)), "ptq4dit_table1"
 
 
 def load_index(profile: Mapping[str, Any], results: Path) -> Index:
-    """Read all data of the page. A picture is left out if the page would become too large to mail; the page says so."""
+    """Read everything that the report shows. A picture is left out if the page would be too large to mail.
+
+    The page then says which pictures are left out.
+    """
     report, board = load_report(profile, results), leaderboard(profile, results)
     tables = _tables(profile, results)
     rendered_tables = [_rendered(table, profile["tables"][table.name]["kind"]) for table in tables]
@@ -89,7 +92,7 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
 
 
 def leading(tables: Sequence[RenderedTable]) -> RenderedTable | None:
-    """The table whose finding opens the page: the first comparison that has several rows, else the first table."""
+    """Return the table whose finding opens the page: the first comparison with several rows, else the first table."""
     compared = [rendered for rendered in tables if rendered.kind in COMPARISONS]
     several = (rendered for rendered in compared if rendered.headline.contest is not None)
     return next(several, next(iter(compared or tables), None))
@@ -107,7 +110,7 @@ def _hero(report: Report, lead: RenderedTable | None) -> Markup:
 
 
 def index_text(index: Index) -> str:
-    """The page as one self-contained HTML file."""
+    """Return the page as HTML in one file that needs no other files."""
     return template_text("run_report.html.j2", **context(index))
 
 

@@ -1,4 +1,4 @@
-"""Data of the report of a run."""
+"""The data that the report of a run shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from qdit.report.render.headline import Headline
 
 @dataclass(frozen=True)
 class RenderedTable:
-    """A table in the page: its rows, warnings, notes, panels (dots and curves) and drawings."""
+    """A table of the report with its parts as HTML: rows, notes, panels (dots and curves) and drawings."""
 
     table: Table
     kind: str
@@ -31,7 +31,7 @@ class RenderedTable:
 
 @dataclass(frozen=True)
 class Sheets:
-    """Contact sheets of one table."""
+    """The contact sheets (small sample images in rows) of one table."""
 
     title: str
     html: Markup
@@ -41,7 +41,7 @@ class Sheets:
 
 @dataclass(frozen=True)
 class Index:
-    """Everything that the page shows. `lead` is the title of the table whose finding opens the page."""
+    """Everything that the report of a run shows. `lead` is the title of the table whose finding opens the page."""
 
     report: Report
     lead: str
@@ -61,9 +61,9 @@ class Index:
     choice_page: str | None
 
     def of(self, *kinds: str) -> list[RenderedTable]:
-        """The tables of these kinds."""
+        """Return the tables of these kinds (`table2`, …)."""
         return [rendered for rendered in self.tables if rendered.kind in kinds]
 
     def but(self, *kinds: str) -> list[RenderedTable]:
-        """The tables of all other kinds."""
+        """Return the tables whose kind is none of these."""
         return [rendered for rendered in self.tables if rendered.kind not in kinds]

@@ -1,4 +1,4 @@
-"""Context of the template `run_report.html.j2`, the report of a run."""
+"""Prepare the values for the template `run_report.html.j2`, the report of a run."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,7 @@ SIGNS = {"<": "good", ">": "bad", "≈": "open"}
 
 
 def context(index: "Index") -> dict[str, Any]:
-    """Every name that the template uses."""
+    """Return name → value for every name in the template."""
     report = index.report
     return {
         "index": index,

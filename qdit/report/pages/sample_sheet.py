@@ -1,4 +1,4 @@
-"""`qdit show`: samples of one run as a picture, alone or beside full-precision samples of the same noise.
+"""Show samples of one run as a picture, alone or beside full-precision samples of the same noise (`qdit show`).
 
 Images stand in a grid, with their class above them. Each clip is a row of its frames, with its prompt above it.
 """
@@ -34,9 +34,9 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Samples:
-    """The first samples of a run as strips (n, C, H, W), with a caption for each.
+    """The first samples of a run. Each sample is a strip (n, C, H, W) with a caption.
 
-    For images n is 1, for clips the frames.
+    For an image n is 1, for a clip it is the number of frames.
     """
 
     strips: tuple[Pixels, ...]
@@ -46,9 +46,10 @@ class Samples:
 
 @dataclass(frozen=True)
 class Shown:
-    """Facts about a sheet: number of samples, a text about them, and the mean squared error to full precision.
+    """Facts about a picture of samples: number of samples, a text about them, and the mean squared error.
 
-    The error is the mean over all `total` samples of the run. Without full-precision samples it is None.
+    The error is the mean of (sample − full precision)² over all `total` samples of the run. Without full-precision
+    samples it is None.
     """
 
     count: int
@@ -83,12 +84,12 @@ def show(samples: Path, out: Path, *, beside: Path | None = None, count: int | N
 
 
 def is_of_clips(origin: object) -> bool:
-    """Whether the samples of a shard are clips."""
+    """Return whether the samples of a shard are clips; `origin` is what the shard's file says about its samples."""
     return isinstance(origin, dict) and (origin.get("family") == "stdit3" or origin.get("prompts") is not None)
 
 
 def first_samples(folder: Path, count: int, *, total: int, of_clips: bool) -> Samples:
-    """The first samples of a run that has `total`. Later chunks are not read."""
+    """Read the first `count` samples of a run that has `total`. Later chunks are not read."""
     strips: list[Pixels] = []
     captions: list[str] = []
     if of_clips:
@@ -107,7 +108,7 @@ def first_samples(folder: Path, count: int, *, total: int, of_clips: bool) -> Sa
 
 
 def require_comparable(samples: Path, run: Samples, beside: Path, full: Samples) -> None:
-    """DataError unless both folders show the same classes or prompts at the same size."""
+    """Raise DataError unless both folders show the same classes or prompts at the same size."""
     shapes = [[strip.shape for strip in shown.strips] for shown in (run, full)]
     if run.captions != full.captions or shapes[0] != shapes[1]:
         raise DataError(
@@ -117,7 +118,7 @@ def require_comparable(samples: Path, run: Samples, beside: Path, full: Samples)
 
 
 def grid(run: Samples) -> Image.Image:
-    """A picture of samples alone: images in rows of eight, clips with one row each."""
+    """Return a picture of samples alone: images in rows of eight, each clip in one row."""
     if run.of_clips:
         rows = [([strip], caption) for strip, caption in zip(run.strips, run.captions, strict=True)]
         return stacked([labelled_strips(strips, [""], caption) for strips, caption in rows])
@@ -129,7 +130,7 @@ def grid(run: Samples) -> Image.Image:
 
 
 def comparison(run: Samples, full: Samples) -> Image.Image:
-    """A picture of full precision, this run and their difference, below each other."""
+    """Return a picture of full precision, the run and their difference, below each other."""
     words = [FULL, QUANTIZED, f"difference x {AMPLIFICATION}"]
     if run.of_clips:
         triples = zip(full.strips, run.strips, run.captions, strict=True)
@@ -144,7 +145,7 @@ def comparison(run: Samples, full: Samples) -> Image.Image:
 
 
 def labelled_columns(strips: Sequence[Pixels], words: Sequence[str], captions: Sequence[str]) -> Image.Image:
-    """Rows of images, each with a word before it. Each column has a caption above it."""
+    """Return a picture of rows of images, with a word before each row and a caption above each column."""
     body, left, step = beside_words(strips, words, above=LINE)
     pen = ImageDraw.Draw(body)
     for column, caption in enumerate(captions):
@@ -153,7 +154,7 @@ def labelled_columns(strips: Sequence[Pixels], words: Sequence[str], captions: S
 
 
 def labelled_strips(strips: Sequence[Pixels], words: Sequence[str], caption: str) -> Image.Image:
-    """Rows of frames, each with a word before it, under one caption."""
+    """Return a picture of rows of frames, with a word before each row and one caption above all."""
     body, _, _ = beside_words(strips, words, above=LINE, least=int(letters().getlength(caption)) + 1)
     ImageDraw.Draw(body).text((0, 2), caption, fill=INK, font=letters())
     return body
@@ -162,9 +163,9 @@ def labelled_strips(strips: Sequence[Pixels], words: Sequence[str], caption: str
 def beside_words(
     strips: Sequence[Pixels], words: Sequence[str], *, above: int, least: int = 0
 ) -> tuple[Image.Image, int, int]:
-    """Strips below each other, each with a word before it. Two numbers of pixels are returned too.
+    """Return a picture of strips below each other, each with a word before it, and two numbers of pixels.
 
-    They are the width of the words, and the distance from one column to the next.
+    The two numbers are the width of the words, and the distance from one column to the next.
     """
     height, width = strips[0].shape[2:]
     factor = max(1, TILE // max(height, width))
@@ -186,7 +187,7 @@ def beside_words(
 
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    """Pictures below each other, with a margin."""
+    """Put pictures below each other, with a margin."""
     width = max(part.width for part in parts) + 2 * MARGIN
     picture = Image.new("RGB", (width, sum(part.height + MARGIN for part in parts) + MARGIN), PAPER)
     top = MARGIN
@@ -197,5 +198,5 @@ def stacked(parts: Sequence[Image.Image]) -> Image.Image:
 
 
 def letters() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """The font that Pillow includes."""
+    """Return the font that Pillow includes."""
     return ImageFont.load_default(TEXT)

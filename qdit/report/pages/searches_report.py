@@ -1,4 +1,4 @@
-"""The study of the searches (`studies/search.json`) as a table of the report."""
+"""Show the study that compares searches (`studies/search.json`) as a table of the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +22,7 @@ HEADINGS = (*("Search", "Images sampled", "Held-out metric", "÷ uniform", "Agai
 
 
 def study_grid(results: Path) -> tuple[list[str], Markup] | None:
-    """Sentences about the study, and its table. None if there is no study."""
+    """Return sentences about the study, and its table as HTML. None if there is no study."""
     path = studies_folder(results) / FILE
     if not path.is_file():
         return None

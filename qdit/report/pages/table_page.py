@@ -1,4 +1,4 @@
-"""A table as one self-contained HTML file: the finding, its picture, samples, numbers, further figures, notes."""
+"""Make the HTML page of a table, in one file: finding, picture, samples, numbers, further figures, notes."""
 
 from pathlib import Path
 
@@ -22,9 +22,9 @@ from qdit.report.render.showcase import showcase_html
 
 
 def html_text(table: Table, results: Path, finding: Headline | None = None) -> str:
-    """The HTML of a table. `results` is the profile's folder with the samples.
+    """Return the HTML page of a table. `results` is the profile's folder with the samples.
 
-    `finding` replaces the headline that follows from the rows.
+    `finding` replaces the headline that is computed from the rows.
     """
     finding = finding or headline(table)
     contest = finding.contest

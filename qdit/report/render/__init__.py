@@ -1,1 +1,1 @@
-"""Values, images and tables as text, HTML and TeX."""
+"""Write values, images and tables as text, HTML and TeX."""

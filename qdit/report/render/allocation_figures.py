@@ -1,7 +1,7 @@
-"""Figures of allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
+"""Draw allocations: group sizes by layer and role, fitness on fresh noise, and the matrix of transfer.
 
-matplotlib draws each once, when a page shows it: as SVG (in the colours of the page around it) and as PNG. Equal data
-give equal bytes.
+matplotlib draws each figure once, when a page shows it: as SVG (in the colours of the page) and as PNG. Equal data give
+equal bytes.
 """
 
 import io
@@ -48,7 +48,10 @@ def drawn(
     about: str,
     transparent: bool = True,
 ) -> Figure:
-    """A figure as SVG and as PNG; a transparent SVG shows the background of the page."""
+    """Return a figure that is drawn as SVG and as PNG when a page needs it.
+
+    A transparent SVG shows the background of the page.
+    """
 
     def encode() -> tuple[str, bytes]:
         import matplotlib
@@ -69,7 +72,7 @@ def drawn(
 
 
 def inline(svg: str, title: str) -> str:
-    """An SVG figure as an element of a page: without prologue and metadata, in the text colour of the page."""
+    """Turn an SVG file into an element of an HTML page: without prologue, in the text colour of the page."""
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
@@ -78,7 +81,7 @@ def inline(svg: str, title: str) -> str:
 
 
 def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[int]) -> Figure | None:
-    """Heat maps of the group sizes: a panel for each allocation, a row for each role, a column for each block."""
+    """Draw the group sizes as heat maps: a panel for each allocation, a row for each role, a column for each block."""
     if not panels:
         return None
     columns = min(3, len(panels))
@@ -102,7 +105,7 @@ def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[
 
 
 def heat(axes: "Axes", values: Any, labels: Sequence[Sequence[str]], limits: tuple[float, float]) -> None:
-    """Coloured cells with their text; dark cells have light text."""
+    """Draw coloured cells with a text in each cell; the text in dark cells is light."""
     low, high = limits if limits[1] > limits[0] else (limits[0] - 1, limits[1] + 1)
     cells(axes, values, "cividis", (low, high))
     for row, line in enumerate(labels):
@@ -114,7 +117,7 @@ def heat(axes: "Axes", values: Any, labels: Sequence[Sequence[str]], limits: tup
 
 
 def cells(axes: "Axes", values: Any, colours: str, limits: tuple[float, float]) -> None:
-    """Coloured cells centred at whole numbers, the first row at the top; a NaN has no colour."""
+    """Draw coloured cells centred at whole numbers, with the first row at the top; a NaN has no colour."""
     edges = [[number - 0.5 for number in range(count + 1)] for count in (len(values[0]), len(values))]
     axes.pcolormesh(*edges, values, cmap=colours, vmin=limits[0], vmax=limits[1])
     axes.invert_yaxis()
@@ -164,7 +167,7 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
 def matrix(
     rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float | None]], *, title: str, about: str
 ) -> Figure | None:
-    """Heat map of ratios. Colours are logarithmic; 1 is in the middle. A missing value is a blank cell."""
+    """Draw a matrix of ratios as a heat map with logarithmic colours, 1 in the middle. A gap is blank."""
     known = [value for line in values for value in line if value]
     if not known:
         return None
@@ -185,5 +188,5 @@ def matrix(
 
 
 def kept(figures: Iterable[Figure | None]) -> tuple[Figure, ...]:
-    """The figures that exist: all except None."""
+    """Return the figures that are not None."""
     return tuple(figure for figure in figures if figure is not None)

@@ -1,4 +1,4 @@
-"""Clips of every row of a block, side by side: animated GIFs for the page.
+"""Show clips of every row of a block side by side, as animated GIFs for a page.
 
 Every run starts from the same noise, so the clips of one column belong together.
 """
@@ -33,19 +33,19 @@ MILLISECONDS = 125
 
 @dataclass(frozen=True)
 class Shown:
-    """Clips of a run that a table shows, with their prompts."""
+    """The clips of a run that a table shows, with their prompts."""
 
     frames: Frames
     prompts: tuple[str, ...]
 
 
 def shows_clips(block: Block) -> bool:
-    """Whether the runs of a block make clips."""
+    """Return whether the runs of a block make clips, not images."""
     return any(row.get("clips") for row in block.rows)
 
 
 def clip_sheet(block: Block, results: Path) -> Sheet:
-    """Strips of the block's runs below `results`. A run without clips has a note instead."""
+    """Return one strip of clips for each run of the block. A run without clips has a note instead."""
     clips_by_row = [(row, clips_of(row, results)) for row in block.rows if "key" in row]
     some = next((clips for _, clips in clips_by_row if isinstance(clips, Shown)), None)
     full = next((clips for row, clips in clips_by_row if is_full_precision(row) and isinstance(clips, Shown)), None)
@@ -62,7 +62,7 @@ def clip_sheet(block: Block, results: Path) -> Sheet:
 
 
 def clips_of(row: Row, results: Path) -> Shown | str:
-    """The clips of a run that a table shows, or the reason why there are none.
+    """Return the clips of a run that a table shows, or the reason why there are none.
 
     Old files of a failed run are ignored.
     """
@@ -81,7 +81,10 @@ def clips_of(row: Row, results: Path) -> Shown | str:
 
 
 def chosen_clips(paths: list[Path], count: int | None) -> Shown:
-    """The `count` clips to show (None: all). Only their chunks are read, because a full-size run has 27 GB."""
+    """Read a few evenly spaced clips (`COUNT`) of a run that has `count` clips; None: count them in the files.
+
+    Only the chunks with these clips are read, because a full-size run has 27 GB.
+    """
     size, last = (len(load_arrays(path)["prompts"]) for path in (paths[0], paths[-1]))
     total = count or size * (len(paths) - 1) + last
     frames, prompts = [], []
@@ -94,7 +97,7 @@ def chosen_clips(paths: list[Path], count: int | None) -> Shown:
 
 
 def thumbnails(frames: Frames) -> Frames:
-    """Clips (n, 3, T, H, W) with fewer pixels and frames, because full-size animations are too large for a page."""
+    """Reduce clips (n, 3, T, H, W) to fewer pixels and frames: full-size animations are too large for a page."""
     side, tempo = (max(1, frames.shape[axis] // most) for axis, most in ((-2, TILE), (2, FRAMES)))
     small = frames[:, :, ::tempo, ::side, ::side]
     return small if side == 1 else small[..., : small.shape[-2] // 2 * 2, : small.shape[-1] // 2 * 2]
@@ -112,14 +115,14 @@ def _strip(row: Row, clips: Shown | str, full: Shown | None) -> Strip:
 
 
 def clip_difference(clips: Frames, full: Frames) -> Frames:
-    """|clips − full| of every frame, amplified and coloured as for images: (n, 3, T, H, W) uint8."""
+    """Return |clips − full| of every frame, amplified and coloured as for images: (n, 3, T, H, W) uint8."""
     count, _, frames, height, width = clips.shape
     flat, other = (batch.swapaxes(1, 2).reshape(-1, 3, height, width) for batch in (clips, full))
     return difference(flat, other).reshape(count, frames, 3, height, width).swapaxes(1, 2)
 
 
 def strip_frames(clips: Frames, *, gap: int = GAP) -> NDArray[np.uint8]:
-    """Clips side by side with white gaps: (n, 3, T, H, W) → (T, H, n·(W + gap) − gap, 3)."""
+    """Put clips side by side with white gaps: (n, 3, T, H, W) → (T, H, n·(W + gap) − gap, 3)."""
     count, _, frames, height, width = clips.shape
     strip = np.full((frames, height, count * (width + gap) - gap, 3), 255, np.uint8)
     for number, clip in enumerate(clips):
@@ -129,7 +132,7 @@ def strip_frames(clips: Frames, *, gap: int = GAP) -> NDArray[np.uint8]:
 
 
 def gif(frames: NDArray[np.uint8]) -> bytes:
-    """An animation (T, H, W, 3) that repeats, with one palette of 256 colours; equal frames give equal bytes."""
+    """Turn frames (T, H, W, 3) into a GIF that repeats, with 256 colours; equal frames give equal bytes."""
     count, height, width, _ = frames.shape
     stacked = Image.fromarray(np.ascontiguousarray(frames).reshape(count * height, width, 3))
     indexed = stacked.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)

@@ -1,4 +1,4 @@
-"""Columns, formatted cells and best values of a table, the same for Markdown, LaTeX and HTML."""
+"""Choose columns, format cells and mark the best values of a table, in the same way for Markdown, LaTeX and HTML."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless", "g
 
 
 def heading_of(column: str) -> str:
-    """Heading of a metric, of its interval, or of a column of words."""
+    """Return the heading of a column that holds a metric, the interval of a metric, or words."""
     if column.endswith("_interval"):
         return f"{round(100 * LEVEL)} % of {METRICS[column.removesuffix('_interval')].title}"
     return METRICS[column].column_heading if column in METRICS else OTHER_HEADINGS[column]
@@ -41,7 +41,7 @@ def heading_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the row's cell that it shows, its heading, and whose number it is (ours or the paper's)."""
+    """One column: the key of the row's cell that it shows, the metric, and whose number it is (ours or the paper's)."""
 
     cell: str
     metric: str
@@ -49,17 +49,17 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """Heading. Neighbouring columns of the same metric share it."""
+        """Heading of the column. Neighbouring columns of the same metric share it."""
         return heading_of(self.metric)
 
     @property
     def under(self) -> str:
-        """Second line of the heading, if the first does not say whose number it is."""
+        """Second line of the heading, which says whose number it is; empty for columns that are no metrics."""
         return self.source if self.metric in METRICS and METRICS[self.metric].of != "row" else ""
 
     @property
     def change(self) -> str | None:
-        """Name of the row's cell with the difference to full precision, if it is shown."""
+        """Key of the row's cell with the difference to full precision; None if the difference is not shown."""
         if self.metric not in changed():
             return None
         return f"change_{self.metric}" if self.source == OURS else f"published_change_{self.metric}"
@@ -67,12 +67,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """One formatted cell. `change` is the signed difference to full precision or empty.
+    """One formatted cell. `change` is the difference to full precision with its sign, or empty.
 
-    `gap` is the difference to the paper.
-
-    `interval` is the 95 % interval of the ranking metric. `tied` marks a cell that is not the best, but whose
-    difference to the best can be chance.
+    `gap` is the difference to the paper. `interval` is the 95 % interval of the ranking metric. `tied` marks a cell
+    that is not the best, but whose difference to the best can be chance.
     """
 
     text: str
@@ -86,9 +84,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """One displayed row. `status` is empty for a measured row. Otherwise it says what is missing and why.
+    """One displayed row. `status` is empty for a measured row; else it says what is missing and why.
 
-    `lead` are the cells before the method: bits (if the table shows them) and scope. `standing` is its rank.
+    `lead` are the cells before the method: bits (if the table shows them) and scope. `standing` is the rank of the row.
     """
 
     lead: tuple[str, ...]
@@ -101,7 +99,7 @@ class Line:
 
 
 def columns(table: Table) -> list[Column]:
-    """Columns in the paper's order; the paired metrics come last. A paper column without any number is left out."""
+    """Return the columns in the order of the table's metrics. A paper column without any number is left out."""
     shown = []
     for metric in table.metrics:
         shown.append(Column(metric, metric, OURS))
@@ -116,40 +114,43 @@ def columns(table: Table) -> list[Column]:
 
 
 def extra(table: Table, shown: list[Column]) -> list[bool]:
-    """For each column, whether the switch "More columns" hides it. Without a deciding column nothing is hidden."""
+    """Return for each column whether it is hidden behind the switch "More columns".
+
+    The deciding metrics are never hidden. Without a deciding metric nothing is hidden.
+    """
     decide = [column.metric in DECIDING or column.metric in table.front for column in shown]
     return [any(decide) and not shown_at_once for shown_at_once in decide]
 
 
 def has_ranks(table: Table) -> bool:
-    """Whether the paper's ranks stand beside our ranks."""
+    """Return whether the paper's ranks stand beside our ranks."""
     return any(standing and standing.paper_rank for block in table.blocks for standing in standings(block))
 
 
 def has_verdicts(table: Table) -> bool:
-    """Whether rows are compared with the best of their bits."""
+    """Return whether the table says for each row if it is worse than the best row of equal bits."""
     return table.marks_best and any(s and s.verdict for block in table.blocks for s in standings(block))
 
 
 def rank_text(standing: Standing | None) -> str:
-    """Text `2 (paper 3)`. Empty if the paper does not rank the row."""
+    """Write our rank and the paper's rank: `2 (paper 3)`. Empty if the paper does not rank the row."""
     if standing is None or standing.paper_rank is None:
         return ""
     return f"{standing.rank} (paper {standing.paper_rank})"
 
 
 def lead(table: Table) -> tuple[str, ...]:
-    """Headings of the columns that stand before the method."""
+    """Return the headings of the columns before the method."""
     return ("Bits", "Scope") if table.shows_bits else ("Scope",)
 
 
 def headings(shown: list[Column]) -> list[tuple[str, int]]:
-    """Pairs of a heading and the number of columns below it."""
+    """Return pairs of a heading and the number of columns below it."""
     return [(heading, len(list(group))) for heading, group in groupby(column.heading for column in shown)]
 
 
 def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
-    """The rows of a block, formatted."""
+    """Format the rows of a block for display."""
     best = best_cells(block) if table.marks_best else set()
     tied = tied_cells(block, best)
     places = standings(block)
@@ -171,12 +172,12 @@ def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
 
 
 def bits_text(row: Row) -> str:
-    """`W4A8`."""
+    """Write the bits of a row: `W4A8`."""
     return bits_of(row)
 
 
 def status_column(shown: list[Column]) -> int:
-    """Index of the column that shows the status of a row without a result: our FID, or else our first column."""
+    """Return the index of the column where a row without a result shows its status: our FID, else our first."""
     ours = [n for n, column in enumerate(shown) if column.source == OURS]
     return next((n for n in ours if shown[n].metric == "fid"), ours[0])
 
@@ -203,7 +204,7 @@ def _interval(row: Row, column: Column) -> str:
 
 
 def signed(style: Callable[[float], str], value: float) -> str:
-    """A difference with its sign. A difference that rounds to zero has no sign."""
+    """Write a difference with its sign. A difference that rounds to zero gets the sign ±."""
     text = style(abs(value))
     if not any(digit in "123456789" for digit in text):
         return f"±{text}"
@@ -211,7 +212,7 @@ def signed(style: Callable[[float], str], value: float) -> str:
 
 
 def best_cells(block: Block) -> set[tuple[int, str]]:
-    """Positions (row number, cell) of our best values among quantized rows of equal bits.
+    """Return the positions (row number, metric) of our best values among quantized rows of equal bits.
 
     Values that are printed alike are all best.
     """
@@ -228,9 +229,9 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
 
 
 def tied_cells(block: Block, best: set[tuple[int, str]]) -> set[tuple[int, str]]:
-    """Positions (row number, cell) whose difference to the best value at equal bits can be chance.
+    """Return the positions (row number, metric) whose difference to the best value at equal bits can be chance.
 
-    All pairs of rows of these bits are compared, with the control of `qdit.report.data.multiplicity`.
+    All pairs of rows of these bits are compared, with Holm's correction (`qdit.report.data.multiplicity`).
     """
     tied: set[tuple[int, str]] = set()
     quantized = [(n, row) for n, row in enumerate(block.rows) if not is_full_precision(row)]

@@ -1,6 +1,6 @@
-"""The dot plot: FD-FP with its 95 % interval, as inline SVG. A method has one line, a bit width one colour.
+"""Draw FD-FP with its 95 % interval as dots, in inline SVG. A method has one line, a bit width one colour.
 
-Our rank and the paper's rank stand beside the dots, at the bits that order the plot. This module writes SVG itself. A
+Our rank and the paper's rank stand beside the dots, at the bits that order the lines. This module writes SVG itself. A
 panel of matplotlib is eight times as large (9.8 against 1.2 KB) and takes a thousand times as long (95 against 0.1 ms).
 """
 
@@ -27,7 +27,7 @@ RADIUS = 5.5
 
 @dataclass(frozen=True)
 class Layout:
-    """Widths in pixels: of the picture, of the names (a limit), and of the column of values (0 without it)."""
+    """Widths in pixels: the picture, the longest name, the column of values (0: none), and one column of ranks."""
 
     width: int
     names: int
@@ -35,7 +35,7 @@ class Layout:
     ranks: int = 52
 
     def right(self, *, printed: bool) -> int:
-        """Pixels to the right of the axis, for the value, our rank and the paper's rank."""
+        """Return the pixels to the right of the axis, for the value, our rank and the paper's rank."""
         return 16 + self.value + (2 * self.ranks if printed else 0)
 
 
@@ -46,20 +46,23 @@ PANEL = Layout(420, 160, 70, 50)
 
 @dataclass(frozen=True)
 class Axis:
-    """Decades of the horizontal axis. All plots of a table share it."""
+    """The logarithmic horizontal axis from 10^`low` to 10^`high`. All plots of a table share it."""
 
     low: int
     high: int
 
     def share(self, value: float) -> float:
-        """Position of a value on the axis, from 0 (left end) to 1 (right end). A value outside gets the nearer end."""
+        """Return the position of a value on the axis, from 0 (left end) to 1 (right end).
+
+        A value outside the axis gets the nearer end.
+        """
         if value <= 0:
             return 0.0
         return min(max((math.log10(value) - self.low) / (self.high - self.low), 0.0), 1.0)
 
 
 def axis(rows: Iterable[Row]) -> Axis | None:
-    """Axis that contains all values of the rows, in whole decades. None without values."""
+    """Return the axis that contains all values of the rows, in whole decades. None without values."""
     values = [row[ranking_metric().name] for row in rows if _drawn(row)]
     if not values:
         return None
@@ -74,7 +77,10 @@ def _drawn(row: Row) -> bool:
 
 @dataclass(frozen=True)
 class Plot:
-    """Content of a plot: its contests, the contest that orders the lines first, and a line (name, rows) per method."""
+    """The content of a plot: the rows by bit width (`contests`), and for each method a line (name, rows).
+
+    The first contest orders the lines.
+    """
 
     contests: tuple[Contest, ...]
     lines: tuple[tuple[str, tuple[Row, ...]], ...]
@@ -88,14 +94,14 @@ class Plot:
 
     @property
     def printed(self) -> bool:
-        """Whether the paper ranks the methods."""
+        """Whether the paper ranks at least two of the methods."""
         return len(self.contests[0].printed) > 1
 
 
 def plot_of(block: Block) -> Plot | None:
-    """The plot of a block, with the best method at the leading bits first. None without a line.
+    """Return the plot of a block: the best method comes first. None if no row has a number.
 
-    The leading bits are W4A8, or else the fewest bits.
+    Methods are ordered by their results at W4A8, or else at the fewest bits.
     """
     listed = contests(block)
     if not listed:
@@ -113,7 +119,7 @@ def _bits(contest: Contest) -> int:
 
 
 def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
-    """SVG of one block. Empty if there is no number. A method without a value has a line that says so."""
+    """Draw one block as SVG; empty if there is no number. A method without a number gets a line that says so."""
     plot = plot_of(block)
     if plot is None:
         return ""
@@ -132,14 +138,14 @@ def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
 
 
 def alternative(plot: Plot) -> str:
-    """Text that describes the picture, for people who cannot see it."""
+    """Write the text that describes the picture for people who cannot see it."""
     leading = plot.contests[0]
     order = ", ".join(f"{short_name(row)} {value_text(row)}" for row in leading.rows)
     return f"{ranking_metric().title} by method at {leading.bits}, from the least damage to the most: {order}"
 
 
 def colour(plot: Plot, row: Row) -> str:
-    """CSS class for the bits of a row. The leading bits have the accent colour."""
+    """Return the CSS class for the bits of a row. The bits that order the lines have the accent colour."""
     return f"bits{[contest.bits for contest in plot.contests].index(bits_of(row)) % 4}"
 
 

@@ -1,6 +1,6 @@
-"""Fragments of pages: the rows of a table, its drawings, its contact sheets and its notes.
+"""Render parts of pages as HTML: the rows of a table, its drawings, its contact sheets and its notes.
 
-The page of a table (`table_page`) and the report of a run (`run_report`) are made of them.
+The page of a table (`table_page`) and the report of a run (`run_report`) are made of these parts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -52,9 +52,9 @@ SHEETS_ABOUT = (
 
 
 def hero_html(table: Table, finding: Headline | None = None, beside: Markup | None = None) -> Markup:
-    """The sentence that answers the table's question, and its picture, once for a desktop and once for a phone.
+    """Return the top of a page: the sentence that answers the table's question, and its picture.
 
-    `beside` stands before the facts next to the picture.
+    The picture is there twice, for a desktop and for a phone. `beside` stands before the facts next to the picture.
     """
     finding = finding or headline(table)
     contest = finding.contest
@@ -79,7 +79,7 @@ def hero_html(table: Table, finding: Headline | None = None, beside: Markup | No
 
 
 def rows_html(table: Table, *, part: int = 0) -> Markup:
-    """The numbers of a table: deciding columns, other columns behind a switch, and values to sort by."""
+    """Return the numbers of a table as HTML: main columns, further columns behind a switch, and values to sort by."""
     if table.parts:
         rendered = [(title, rows_html(portion, part=n)) for n, (title, portion) in enumerate(table.portions)]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
@@ -114,7 +114,7 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
 
 
 def panels_html(table: Table, *, level: str = "h2") -> Markup:
-    """Dot plots of all blocks, and the curves of learned rounding. Empty if there is nothing to draw."""
+    """Return the dot plots of all blocks, and the curves of learned rounding. Empty if there is nothing to draw."""
     shared = axis(table.rows)
     plots = [(block, Markup(dot_plot(block, shared))) for block in table.blocks] if shared else []
     return template_markup(
@@ -126,13 +126,13 @@ def panels_html(table: Table, *, level: str = "h2") -> Markup:
 
 
 def drawings_html(table: Table, *, level: str = "h2") -> Markup:
-    """The table's own drawings, each with a PNG to save."""
+    """Return the figures that belong to the table itself, each with a PNG to save."""
     return template_markup("drawings.html.j2", table=table, level=level, uri=data_uri, drawing=_drawing)
 
 
 @dataclass(frozen=True)
 class RenderedSheets:
-    """Contact sheets as markup, the number of blocks shown, and the number of blocks left out."""
+    """Contact sheets (small sample images) as HTML, the number of blocks shown, and of blocks left out."""
 
     html: Markup
     shown: int
@@ -140,7 +140,7 @@ class RenderedSheets:
 
 
 def sheets_html(blocks: Sequence[Block], results: Path, *, room: int | None = None) -> RenderedSheets:
-    """Contact sheets of blocks, in order, while their pictures fit into `room` bytes."""
+    """Return the contact sheets of the first blocks whose pictures fit into `room` bytes; None: of all blocks."""
     sheets = []
     for block in blocks:
         sheet = clip_sheet(block, results) if shows_clips(block) else contact_sheet(block, results)
@@ -154,21 +154,21 @@ def sheets_html(blocks: Sequence[Block], results: Path, *, room: int | None = No
 
 
 def small_print_html(table: Table, *, level: str = "h2") -> Markup:
-    """Notes on how to read a table, and how it was measured."""
+    """Return the notes: how to read a table, and how it was measured."""
     return template_markup("small_print.html.j2", small=notes(table), level=level)
 
 
 def grid_html(
     label: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *, texts: int = 1, sortable: bool = True
 ) -> Markup:
-    """A plain table. The first `texts` columns are words, the others numbers."""
+    """Return a plain table as HTML. The first `texts` columns are words, the others numbers."""
     return template_markup(
         "grid.html.j2", label=label, headings=headings, rows=list(rows), texts=texts, sortable=sortable
     )
 
 
 def number(text: str) -> str:
-    """A formatted number with a real minus sign."""
+    """Replace the hyphen of a formatted number by a minus sign."""
     return text.replace("-", "−")
 
 

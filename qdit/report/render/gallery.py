@@ -1,4 +1,4 @@
-"""Figures of a run for its report. `figures/figures.json` lists them, each as SVG and PNG of the same content."""
+"""Read the figures of a run for its report. `figures/figures.json` lists them, each as SVG and PNG."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ class Picture:
 
 
 def list_file(results: Path) -> Path:
-    """Path of the list of a run's figures."""
+    """Return the path of figures.json, the list of a run's figures."""
     return results / FOLDER / FILE
 
 
 def gallery(results: Path, room: int) -> list[tuple[str, list[Picture]]]:
-    """Figures by group, in the order of the list. Together they take at most `room` bytes.
+    """Return the figures by group, in the order of figures.json. Together they take at most `room` bytes.
 
-    Empty without a list. Raises DataError for a file that is not such a list, or a figure without its file.
+    Empty without a figures.json. Raises DataError for a damaged figures.json, or for a figure without its file.
     """
     path = list_file(results)
     if not path.is_file():

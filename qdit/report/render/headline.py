@@ -1,7 +1,7 @@
-"""The headline of a page: one sentence that answers the table's question, computed from its rows.
+"""Write the headline of a page: one sentence that answers the table's question, computed from its rows.
 
 It names the best method at the deciding bits, and its value and interval. It says whether the next method differs by
-more than chance, and how far the paper's order holds. If an interval includes 0, it says "cannot be told".
+more than chance, and how well the paper's order holds. If an interval includes 0, it says "cannot be told".
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ NATURAL = "natural"
 
 @dataclass(frozen=True)
 class Headline:
-    """`answer` is the sentence, in pieces (text, whether it is stressed). `because` are the facts that support it.
+    """The headline: `answer` is the sentence in pieces (text, whether it is stressed), `because` are its reasons.
 
     `contest` holds the rows of the sentence. It is None if the sentence is not about one block.
     """
@@ -38,7 +38,7 @@ class Headline:
 
 
 def headline(table: Table) -> Headline:
-    """The headline of a table. Without a measured row it says so."""
+    """Return the headline of a table. Without a measured row it says so."""
     contest = deciding(table)
     if not any(is_measured(row) for row in table.rows):
         return Headline((("No row of this table is measured yet.", True),))
@@ -52,10 +52,10 @@ def headline(table: Table) -> Headline:
 
 
 def deciding(table: Table) -> Contest | None:
-    """The contest of the headline. None if the table has no contest.
+    """Return the rows (one block, equal bits) that the headline is about. None if no quantized row is measured.
 
-    Contests with several rows come first. Then these facts decide, in this order: the natural form, printed numbers
-    beside the rows, the bits W4A8, the lowest bits of the block. Of equal contests the first is taken.
+    Several rows are preferred to one row. Then these facts decide, in this order: the natural form, printed numbers
+    beside the rows, the bits W4A8, the lowest bits of the block. Of equal candidates the first is taken.
     """
     all_contests = [contest for block in table.blocks for contest in contests(block)]
     several = [contest for contest in all_contests if len(contest.rows) > 1] or all_contests
@@ -78,16 +78,16 @@ def _weight(contest: Contest, preferred: str) -> tuple[bool, bool, bool, int]:
 
 
 def progress(table: Table) -> tuple[int, int]:
-    """Number of measured rows, and number of rows that should have a result.
+    """Return the number of measured rows, and the number of rows that should have a result.
 
-    Rows that a partial page leaves out count.
+    Rows that a page of an unfinished run leaves out count too.
     """
     wanted = [row for row in table.rows if row["state"] != Status.NOT_RUN]
     return sum(map(is_measured, wanted)), len(wanted) + table.waiting
 
 
 def progress_text(table: Table) -> str:
-    """Text `7 of 75 rows so far`. Empty if every row is measured."""
+    """Write `7 of 75 rows so far`. Empty if every row is measured."""
     done, wanted = progress(table)
     return f"{done} of {wanted} rows so far" if done < wanted else ""
 
@@ -199,12 +199,12 @@ def _variants_about() -> Iterable[str]:
 
 
 def value_text(row: Row) -> str:
-    """The row's FD-FP."""
+    """Write the FD-FP of a row."""
     return significant(float(row[ranking_metric().name])).replace("-", "−")
 
 
 def interval_words(row: Row, metric: str) -> str:
-    """Interval as text, `0.0021 … 0.0030`. Empty without an interval."""
+    """Write the interval of a row, `0.0021 … 0.0030`. Empty without an interval."""
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
     if low is None or high is None:
         return ""

@@ -1,4 +1,4 @@
-"""Notes of a table: an explanation of its marks and columns, warnings, and the protocol."""
+"""Write the notes of a table: an explanation of its marks and columns, warnings, and the protocol."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Notes:
 
 
 def notes(table: Table) -> Notes:
-    """All notes of a table, computed from its rows."""
+    """Return all notes of a table, computed from its rows."""
     return Notes(reading=tuple(_reading(table)), warnings=tuple(_warnings(table)), measured=tuple(_measured(table)))
 
 
@@ -105,7 +105,7 @@ def _replicate_notes(table: Table) -> Iterable[str]:
 
 
 def is_repeated(row: Row) -> bool:
-    """Whether a row's numbers are means over replicates."""
+    """Return whether the numbers of a row are means over replicates."""
     return int(row.get(COUNT) or 1) > 1
 
 

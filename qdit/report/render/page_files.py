@@ -1,6 +1,6 @@
-"""Files of the pages: Jinja templates, style sheets and scripts. They are data of the package `qdit.report`.
+"""Read the files of the pages: Jinja templates, style sheets and scripts. They are data of the package `qdit.report`.
 
-A template escapes every value that is not `Markup`. A name without a value is an error.
+A template escapes every value that is not `Markup`. A name in a template without a value is an error.
 """
 
 from functools import cache
@@ -15,23 +15,23 @@ PACKAGE_DATA = ("../templates", "../static")
 
 
 def template_text(name: str, **context: Any) -> str:
-    """A rendered template of `templates/`. Its context must hold every name that it uses."""
+    """Fill in a template of `templates/`. `context` must have every name that the template uses."""
     return _environment().get_template(name).render(**context)
 
 
 def template_markup(name: str, **context: Any) -> Markup:
-    """A rendered template as part of another page."""
+    """Fill in a template, as HTML that another page can include."""
     return Markup(template_text(name, **context))
 
 
 def style_sheet(*names: str) -> Markup:
-    """The style sheet of all pages (colours and tables), followed by sheets of `static/`."""
+    """Return the style sheet of all pages (colours and tables), followed by the style sheets `names` of `static/`."""
     colours = template_text("colours.css.j2")
     return Markup("\n".join(["", colours, *(_read("static", name) for name in ("table.css", *names))]))
 
 
 def script(*names: str) -> Markup:
-    """Scripts of `static/`, one after the other."""
+    """Join the scripts `names` of `static/`."""
     return Markup("\n" + "\n".join(_read("static", name) for name in names))
 
 

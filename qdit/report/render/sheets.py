@@ -1,4 +1,4 @@
-"""Contact sheets: the first images of every row of a block as strips of PNG, and their difference to full precision.
+"""Make contact sheets: the first images of every row of a block as PNG strips, and their difference to full precision.
 
 Every run starts from the same noise. So the images of one column belong together.
 """
@@ -39,7 +39,7 @@ DIFFERENCE_COLOUR = np.array([255, 196, 84])
 
 @dataclass(frozen=True)
 class Strip:
-    """One row of a sheet: PNG images of samples and of their difference (None for full precision).
+    """One row of a contact sheet: PNG images of samples, and of their difference (None for full precision).
 
     `note` is the reason why images are missing.
     """
@@ -52,10 +52,11 @@ class Strip:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Strips of a block. `tile` is the side of one image in pixels, `gap` the space between two images.
+    """The contact sheet of a block: one strip of images for each row.
 
-    `labels` stand above the columns, and `corner` explains them. `captions` are the prompts of the columns. Pictures
-    are shown `height` pixels high; with 0 they keep their size.
+    `tile` is the side of one image in pixels, `gap` the space between two images. `labels` stand above the columns, and
+    `corner` explains them. `captions` are the prompts of the columns. Pictures are shown `height` pixels high; with 0
+    they keep their size.
     """
 
     strips: tuple[Strip, ...]
@@ -68,7 +69,7 @@ class Sheet:
 
 
 def contact_sheet(block: Block, results: Path) -> Sheet:
-    """Strips of the block's runs below `results`. A run without samples has a note instead."""
+    """Return one strip of images for each run of the block. A run without samples has a note instead."""
     samples = [(row, images_of(results, row)) for row in block.rows if "key" in row]
     readable = [images for _, images in samples if not isinstance(images, str)]
     full = next((images for row, images in samples if is_full_precision(row) and not isinstance(images, str)), None)
@@ -78,7 +79,7 @@ def contact_sheet(block: Block, results: Path) -> Sheet:
 
 
 def images_of(results: Path, row: Row) -> tuple[Images, Labels] | str:
-    """The run's first images, or the reason why there are none. Old files of a failed run are ignored."""
+    """Return the run's first images, or the reason why there are none. Old files of a failed run are ignored."""
     return _first_images(results, row) if is_measured(row) or row["state"] == Status.MISSING else row["status"]
 
 
@@ -122,9 +123,9 @@ def _strip(row: Row, samples: tuple[Images, Labels] | str, full: tuple[Images, L
 
 
 def difference(images: Images, full: Images) -> Images:
-    """|images − full|, largest over the channels, as colours: (n, C, H, W) uint8 → (n, 3, H, W) uint8.
+    """Return |images − full|, the largest over the channels, as colours: (n, C, H, W) uint8 → (n, 3, H, W) uint8.
 
-    The differences are amplified, so that small ones can be seen.
+    The differences are amplified, so that small differences can be seen.
     """
     distance = np.abs(images.astype(np.int16) - full.astype(np.int16)).max(axis=1)
     shown = np.minimum(distance * AMPLIFICATION, 255)
@@ -137,7 +138,7 @@ def _tile(images: Images) -> int:
 
 
 def strip_image(images: Images, *, tile: int, gap: int = GAP) -> Image.Image:
-    """Images (n, C, H, W) side by side, each `tile` pixels wide, with transparent gaps.
+    """Put images (n, C, H, W) side by side, each `tile` pixels wide, with transparent gaps.
 
     Small images keep sharp pixel edges.
     """
@@ -151,13 +152,13 @@ def strip_image(images: Images, *, tile: int, gap: int = GAP) -> Image.Image:
 
 
 def png(image: Image.Image) -> bytes:
-    """PNG bytes without time or software tags."""
+    """Return an image as PNG bytes without time or software tags."""
     data = io.BytesIO()
     image.save(data, format="PNG", optimize=True)
     return data.getvalue()
 
 
 def data_uri(data: bytes) -> str:
-    """PNG or GIF bytes as a URI that a page can hold."""
+    """Return PNG or GIF bytes as a data URI, which a page can contain."""
     kind = "gif" if data.startswith(b"GIF") else "png"
     return f"data:image/{kind};base64," + base64.b64encode(data).decode("ascii")

@@ -1,4 +1,4 @@
-"""Samples at full size: a few images or clips of each method at the headline's bits, and their differences."""
+"""Show samples at full size: a few images or clips of each method at the headline's bits, and their differences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ GAP = 4
 class Exhibit:
     """Samples of one method (images as PNG, clips as GIF), their difference to full precision, name and value.
 
-    Pictures are shown `width` pixels wide. With 0 they keep their size.
+    Pictures are shown `width` pixels wide; with 0 they keep their size.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Exhibit:
 
 
 def showcase_html(contest: Contest, results: Path) -> Markup:
-    """The samples of full precision and of every method, the least damage first. Empty without samples."""
+    """Return samples of full precision and of every method as HTML, least damage first; empty without samples."""
     full = next((row for row in contest.block.rows if is_full_precision(row) and is_measured(row)), None)
     rows = [*((full,) if full else ()), *contest.rows]
     moves, prompts = shows_clips(contest.block), tuple[str, ...]()

@@ -1,4 +1,4 @@
-"""Accuracy against measured speed: one point for each method and granularity, with intervals and the Pareto front.
+"""Draw damage against measured speed: one point for each row, with intervals and the Pareto front.
 
 Each point has its name in a column beside the panel, with a line from the point to the name, so names never overlap.
 The page shows one of two drawings, for a wide and for a narrow screen.
@@ -34,7 +34,10 @@ CHARACTER = 0.56
 
 @dataclass(frozen=True)
 class Point:
-    """A row: speed relative to float32, FD-FP with its interval, and whether groups share its ranges."""
+    """A row as a point: speed relative to float32, FD-FP (`damage`) with its interval.
+
+    `grouped` says whether groups of inputs have their own ranges (else whole tokens, channels or tensors).
+    """
 
     name: str
     speed: float
@@ -47,7 +50,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """Points measured on one device; `half` is the speed of bfloat16 there, relative to float32."""
+    """The points that were measured on one device; `half` is the speed of bfloat16 there, relative to float32."""
 
     title: str
     points: tuple[Point, ...]
@@ -55,14 +58,14 @@ class Panel:
 
     @property
     def front(self) -> tuple[Point, ...]:
-        """The Pareto front with full precision, which has speed 1 and no damage, from the slowest to the fastest."""
+        """The Pareto front from the slowest to the fastest; full precision (speed 1, no damage) is a point too."""
         listed = (Point(FULL_PRECISION, 1.0, 0.0, None, None, STAR, True), *self.points)
         return tuple(listed[n] for n in pareto_front([(point.speed, point.damage) for point in listed]))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Width in inches, size of the letters in points, and the least height of a panel in inches."""
+    """Sizes of the drawing: width in inches, letters in points, and the least height of a panel in inches."""
 
     width: float
     letters: float
@@ -73,7 +76,7 @@ WIDE, NARROW = Layout(7.6, 9, 3.6), Layout(3.8, 8, 3.4)
 
 
 def speedup_figure(panels: Sequence[Panel], about: str) -> Figure | None:
-    """The figure of panels that have points, for both screens; None without a point."""
+    """Return the figure of all panels that have points, for wide and narrow screens; None without a point."""
     shown = [panel for panel in panels if panel.points]
     if not shown:
         return None
@@ -98,7 +101,7 @@ def _drawn(panels: Sequence[Panel], about: str, layout: Layout) -> Figure:
 
 
 def panel_height(panel: Panel, layout: Layout) -> float:
-    """Inches of a panel, so that all names have room one below the other."""
+    """Return the height of a panel in inches, with room for all names below each other."""
     names = (len(panel.points) + 2) * LINE * layout.letters / 72
     return max(layout.height, names) + EDGES
 
@@ -192,7 +195,7 @@ def _name(axes: "Axes", points: Sequence[Point], layout: Layout, inches: float) 
 
 
 def spread(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places in [low, high], at least `gap` apart and in the order of ascending values, near the values.
+    """Return places in [low, high] near ascending values, in the same order and at least `gap` apart.
 
     Neighbours that are too near form a cluster around the mean of its values. If there is no room, places are evenly
     spaced.

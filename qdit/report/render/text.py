@@ -1,4 +1,4 @@
-"""A table as CSV, Markdown and LaTeX; equal tables give equal bytes."""
+"""Write a table as CSV, Markdown and LaTeX; equal tables give equal bytes."""
 
 import re
 
@@ -57,18 +57,18 @@ TEX_SIGN = {"": "", "+": "+", "-": "-", "±": r"\pm "}
 
 
 def csv_text(table: Table) -> str:
-    """Table as CSV. Numbers have all digits; an unknown cell is empty."""
+    """Write a table as CSV. Numbers have all digits; an unknown cell is empty."""
     return str(table.frame.to_csv(index=False, lineterminator="\n"))
 
 
 def row_name(line: Line) -> str:
-    """Name of a row: the method, its group sizes, and the mark of fitted cells."""
+    """Write the name of a row: the method, its group sizes, and a mark if the row is fitted."""
     mark = f" {FITTED_MARK}" if line.fitted else ""
     return line.name + (f", {line.detail}" if line.detail else "") + mark
 
 
 def markdown_text(table: Table, finding: Headline | None = None) -> str:
-    """A table as GitHub-flavoured Markdown: face, finding, one table per block, notes and provenance."""
+    """Write a table as GitHub-flavoured Markdown: face, finding, one table per block, notes and provenance."""
     small, finding, ranked = notes(table), finding or headline(table), has_ranks(table)
     face = f"**{markdown(table.face)}**"
     text = [f"# {markdown(table.title)}", "", face, "", f"**{markdown(finding.text)}**", ""]
@@ -118,7 +118,7 @@ def tex(text: str) -> str:
 
 
 def tex_number(text: str) -> str:
-    """A formatted number in math mode: −0.05, 9.8·10⁻⁴. Any other text is escaped."""
+    """Write a formatted number in LaTeX's math mode: −0.05, 9.8·10⁻⁴. Any other text is escaped."""
     match = re.fullmatch(r"([+±-]?)(\d+\.?\d*)(?:e(-?\d+))?", text)
     if match is None:
         return tex(text)
@@ -128,7 +128,7 @@ def tex_number(text: str) -> str:
 
 
 def latex_text(table: Table) -> str:
-    """A booktabs float; the profile's face stands in the caption and at the end."""
+    """Write a table as a LaTeX float with booktabs rules; the profile's face stands in the caption and at the end."""
     small = notes(table)
     face = rf"\textbf{{{tex(table.face)}}}."
     text = [

@@ -1,1 +1,1 @@
-"""One module for each kind of table."""
+"""Compute the tables; each kind of table has one module."""

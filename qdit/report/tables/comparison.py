@@ -1,6 +1,6 @@
-"""The papers' comparisons of methods at several bits: one block per setting.
+"""Make the tables in which papers compare methods at several bits: one block per setting.
 
-A specification describes each paper's table.
+`COMPARISONS` describes each paper's table.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ PUBLISHED_KEYS = {"resolution", "steps", "cfg_scale"}
 
 @dataclass(frozen=True)
 class Specification:
-    """One paper's table: its title, its protocol in words, its sampler.
+    """What we must know about one paper's table: its title, its protocol in words, its sampler.
 
     `protocol` holds facts that all printed rows share, so their CSV does not repeat them. `printed_names` maps our
     names of methods to the names that this paper prints.
@@ -85,7 +85,7 @@ COMPARISONS = {
 
 
 def comparison(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    """Make the table `name`; `results` is the profile's folder, `published` the folder of printed numbers."""
     definition = profile["tables"][name]
     specification = COMPARISONS[definition["kind"]]
     printed = [
@@ -133,7 +133,7 @@ def _block(
 
 
 def percent_of(profile: Mapping[str, Any]) -> float:
-    """The x of the lossless gate."""
+    """Return the x of “lossless: within x % of full precision” (`qdit.report.data.lossless`)."""
     return float(profile.get("lossless_percent", PERCENT))
 
 

@@ -1,4 +1,4 @@
-"""Integer mode beside simulated mode, for the same checkpoint and noise."""
+"""Make the table that compares integer mode with simulated mode, for the same checkpoint and noise."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +27,7 @@ EXTRA = ("latent_images", "latent_largest", "latent_mean")
 
 
 def integer(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    """Make the table `name`; `results` is the profile's folder. No printed numbers stand beside ours."""
     definition = profile["tables"][name]
     blocks = tuple(_block(profile, definition, block, results) for block in definition["blocks"])
     compared = sorted({row["latent_images"] for block in blocks for row in block.rows if row.get("latent_images")})

@@ -1,4 +1,4 @@
-"""Load a table by its kind."""
+"""Make a table by the function of its kind."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -36,7 +36,7 @@ KINDS: dict[str, Callable[[Mapping[str, Any], str, Path, Path], Table]] = {
 
 
 def load_table(profile: Mapping[str, Any], table: str, results: Path) -> Table:
-    """The rows of a table, read from `results` (results/<profile>) and the published numbers.
+    """Make a table from the profile's folder `results` and the published numbers.
 
     Raises ConfigError for a table or a kind that does not exist.
     """

@@ -1,4 +1,4 @@
-"""A table of methods without numbers of a paper: for example all methods that can quantize to W4A4.
+"""Make a table of methods without numbers of a paper: for example all methods that can quantize to W4A4.
 
 The table has the damage and the costs of each row: the bits that it stores for a weight, and the measured time of one
 block. Its figure shows damage against speed.
@@ -44,7 +44,7 @@ NATURAL = "natural"
 
 
 def methods(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder. Its first block decides the headline."""
+    """Make the table `name`; `results` is the profile's folder. Its first block decides the headline."""
     definition = profile["tables"][name]
     listed, measured = definition["blocks"], measured_blocks(results)
     printed = methods_of_paper(published)
@@ -88,7 +88,7 @@ def _text(pieces: Sequence[tuple[str, bool]]) -> str:
 
 
 def methods_of_paper(published: Path) -> tuple[str, ...]:
-    """Our names of the methods in the paper's Table 2, in its order. Round to nearest is in its Table 4."""
+    """Return our names of the methods in Q-DiT's Table 2, in its order. Round to nearest is in its Table 4."""
     ours = {printed: name for name, printed in method_names().items()}
     order = dict.fromkeys(str(row["method"]) for row in read_published(published / f"{PAPER}.csv"))
     return (FULL_PRECISION_METHOD, "rtn", *(ours[printed] for printed in order if printed in ours))

@@ -1,4 +1,4 @@
-"""The first sentence of a table of methods: which one wins, by how much, and whether that can be chance."""
+"""Write the first sentence of a table of methods: which method is best, by how much, and whether that can be chance."""
 
 from collections.abc import Iterable
 
@@ -13,7 +13,7 @@ LARGEST_RATIO = 1000.0
 
 
 def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
-    """The sentence of a contest in pieces: (text, whether it is stressed). Empty with fewer than two rows."""
+    """Write the sentence in pieces (text, whether it is stressed). Empty with fewer than two rows."""
     if len(contest.rows) < 2:
         return ()
     first, second = contest.rows[:2]
@@ -79,13 +79,13 @@ def _chance(contest: Contest) -> str:
 
 
 def tied_text(contest: Contest) -> str:
-    """Names of all methods whose difference to the first can be chance. Empty if there are none."""
+    """Name all methods whose difference to the first can be chance. Empty if there are none."""
     names = [short_name(row) for row in contest.tied]
     return f"Chance can explain the distance to {short_name(contest.first)} for: {', '.join(names)}." if names else ""
 
 
 def facts(contest: Contest, *, miniature: bool) -> Iterable[str]:
-    """Sentences below the finding: rows that chance cannot separate, number of images, the metric and its limits."""
+    """Write the sentences below the first: rows that chance cannot separate, number of images, the metric."""
     if text := tied_text(contest):
         yield text
     metric = ranking_metric().title

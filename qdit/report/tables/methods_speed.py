@@ -1,4 +1,4 @@
-"""The figure of a table of methods, and its sentences: FD-FP of each row against the measured speed of its block."""
+"""Make the figure of a table of methods, and its sentences: FD-FP of each row against the speed of one block."""
 
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +16,7 @@ MEASURE = "`qdit bench block` measures them"
 
 
 def panels(contest: Contest, measured: Measured) -> list[Panel]:
-    """A panel for each device with a record: every row of a contest whose form was measured in integers."""
+    """Return a panel for each device with measured block times; its points are the rows that have a time."""
     drawn = []
     for times, column in ((measured.cpu, COLUMNS[1]), (measured.gpu, GPU_COLUMNS[1])):
         if times is not None:
@@ -50,7 +50,7 @@ def _point(row: Row, speed: float) -> Point:
 
 
 def figure(contest: Contest | None, measured: Measured) -> Figure | None:
-    """The figure of a contest; None if no row of it was timed in integer mode."""
+    """Return the figure for the rows of one block and bits; None if no row was timed in integer mode."""
     if contest is None:
         return None
     about = (
@@ -61,7 +61,7 @@ def figure(contest: Contest | None, measured: Measured) -> Figure | None:
 
 
 def speed_facts(contest: Contest | None, measured: Measured) -> Iterable[str]:
-    """Sentences about the front, about rows without a point, and about what was not measured."""
+    """Write sentences about the Pareto front, about rows without a point, and about what was not measured."""
     if measured.cpu is None:
         yield f"Times of a block: not measured; {MEASURE}."
     elif contest is not None:
@@ -99,7 +99,7 @@ def _reasons(rows: Sequence[Row]) -> str:
 
 
 def remarks(measured: Measured, rows: Sequence[Row]) -> Iterable[str]:
-    """How the columns of times are read, and where they were measured."""
+    """Write notes about the columns of times: how to read them, and where they were measured."""
     if measured.cpu is None and measured.gpu is None:
         return
     yield (

@@ -1,4 +1,4 @@
-"""Quality control: whether every row lies between a positive and a negative control of its setting.
+"""Make the table of quality control: whether each row lies between a positive and a negative control of its setting.
 
 The positive control is full precision. Its distance to itself is 0. The negative control is a method with too few bits
 for a sensible result. If a row lies outside, the error is more probably in the measurement than in the method.
@@ -23,7 +23,7 @@ PASS, FAIL, UNCHECKED, POSITIVE, NEGATIVE = "✓", "✗", "no controls", "positi
 
 @dataclass(frozen=True)
 class Counts:
-    """Numbers of rows, without controls, by the outcome of their check."""
+    """Numbers of rows by the result of their check; controls do not count."""
 
     passed: int
     failed: int
@@ -40,7 +40,7 @@ class Counts:
 
     @property
     def text(self) -> str:
-        """`61 of 62 rows lie between the controls; 1 missing`."""
+        """Text such as `61 of 62 rows lie between the controls; 1 missing`."""
         total = self.passed + self.failed + self.missing + self.unchecked
         text = f"{self.passed} of {total} rows lie between the controls"
         others = {"outside of them": self.failed, "missing": self.missing, "without controls": self.unchecked}
@@ -48,7 +48,7 @@ class Counts:
 
 
 def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile: every run of its default tables, by setting and form, then bits."""
+    """Make the table `name`: every run of the default tables of a profile, by setting and form, then bits."""
     definition = profile["tables"][name]
     controls = {(block["setting"], block["form"]): block for block in definition["blocks"]}
     rows = _rows(profile, name, results)

@@ -1,4 +1,4 @@
-"""Table 1 of Q-DiT: one group size for all layers, from large to small; one block per model."""
+"""Make Table 1 of Q-DiT: one group size for all layers, from large to small; one block per model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,7 +24,7 @@ RESOLUTIONS = {"imagenet-256": 256, "imagenet-512": 512, "digits": 256, "digits-
 
 
 def table1(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    """Make the table `name`; `results` is the profile's folder, `published` the folder of printed numbers."""
     definition = profile["tables"][name]
     printed = read_published(published / "table1.csv")
     return Table(

@@ -1,4 +1,4 @@
-"""Table 3 of Q-DiT: the sixteen dimensions of VBench in two halves, and in how many of them Q-DiT is better."""
+"""Make Table 3 of Q-DiT: the sixteen dimensions of VBench in two halves, and in how many of them Q-DiT is better."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ COUNTED = ("prompts", "clip_flops", "won", "won_certain", "lost_certain")
 
 
 def extra_columns() -> tuple[str, ...]:
-    """Additional columns of the CSV, for clips only."""
+    """Return the columns that only the CSV of clips has."""
     scores = metric_names(lambda metric: metric.of == "clips")
     printed = [name for name in scores if METRICS[name].printed]
     return (
@@ -54,7 +54,10 @@ def extra_columns() -> tuple[str, ...]:
 
 
 def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
-    """Title and columns of the part after the dimensions. It has no feature distances if VBench scores the clips."""
+    """Return the title and the columns that follow the dimensions of VBench.
+
+    There are no distances of features if VBench itself, not mini-VBench, scores the clips.
+    """
     names = [name for name in shown_on("table3") if name not in DIMENSIONS]
     shown = tuple(name for name in names if mini or not METRICS[name].of_features)
     return f"Totals, distance{'s' if mini else ''}, size", shown
@@ -62,9 +65,9 @@ def rest_of(*, mini: bool) -> tuple[str, tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class Wins:
-    """Number of dimensions in which a method is better or worse than another, and how many of them beyond chance.
+    """Number of dimensions in which Q-DiT is better or worse than its rival, and how many of them for sure.
 
-    The family of Holm's correction is the dimensions of the pair.
+    A difference is sure if it is more than chance, by Holm's correction over the dimensions of this pair of rows.
     """
 
     of: int
@@ -90,14 +93,14 @@ class Wins:
 
     @property
     def text(self) -> str:
-        """`ahead in 9 of 16 dimensions (3 beyond chance), behind in 5 (1), equal in 2`."""
+        """Text such as `ahead in 9 of 16 dimensions (3 beyond chance), behind in 5 (1), equal in 2`."""
         equal = self.of - self.ahead - self.behind
         text = f"ahead in {self.ahead} of {self.of} dimensions ({self.surely_ahead} beyond chance)"
         return f"{text}, behind in {self.behind} ({self.surely_behind})" + (f", equal in {equal}" if equal else "")
 
 
 def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    """Make the table `name`; `results` is the profile's folder, `published` the folder of printed numbers."""
     definition = profile["tables"][name]
     printed = read_published(published / "table3.csv")
     mini = is_mini_vbench(profile, definition)
@@ -122,13 +125,13 @@ def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path
 
 
 def is_mini_vbench(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> bool:
-    """Whether mini-VBench, not VBench, scores the table's clips."""
+    """Return whether mini-VBench, not VBench, scores the table's clips."""
     models = (profile["models"][profile["settings"][block["setting"]]["model"]] for block in definition["blocks"])
     return any("instruments" in model for model in models)
 
 
 def face_of(profile: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
-    """The table's face: that of the profile, and the scorer (VBench or mini-VBench)."""
+    """Return the table's face (which data it is about), and whether VBench or mini-VBench scores the clips."""
     return f"{face_of_table(profile, definition)}; {MINI_VBENCH if is_mini_vbench(profile, definition) else VBENCH}"
 
 

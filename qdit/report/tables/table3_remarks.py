@@ -1,4 +1,4 @@
-"""Notes of Table 3: the scorer, the meaning of the scores, the cost of the clips."""
+"""Write the notes of Table 3: the scorer, the meaning of the scores, the cost of the clips."""
 
 from qdit.core.metrics import DIMENSIONS
 from qdit.metrics.vbench.driver import VERSION
@@ -28,7 +28,7 @@ LINEARS = "In an STDiT3 a block has seven linears: qkv, projection, three of cro
 
 
 def remarks(blocks: tuple[Block, ...], printed: list[PublishedRow], name: str, *, mini: bool) -> list[str]:
-    """The notes of the table `name`. `mini` says that mini-VBench gave its scores."""
+    """Return the notes of the table `name`. `mini` says that mini-VBench gave the scores."""
     unknown = [dimension for dimension in DIMENSIONS if all(row.get(dimension) is None for row in printed)]
     sentences = [*(MINI if mini else REAL), CHANCE if mini else f"{CHANCE} {MEANS}", LINEARS]
     if unknown:

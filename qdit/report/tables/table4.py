@@ -1,4 +1,4 @@
-"""Table 4 of Q-DiT: from round-to-nearest to Q-DiT in steps, one block per form of the model."""
+"""Make Table 4 of Q-DiT: from round-to-nearest to Q-DiT in steps, one block per form of the model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +51,7 @@ ALLOCATED_ROUNDED = (
 
 
 def table4(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    """Make the table `name`; `results` is the profile's folder, `published` the folder of printed numbers."""
     definition = profile["tables"][name]
     printed = read_published(published / "table4.csv")
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
@@ -78,9 +78,9 @@ def _remarks(rows: list[Row]) -> tuple[str, ...]:
 
 
 def steps_of(block: Mapping[str, Any]) -> dict[str, str]:
-    """Label → step, in the order of a block's methods.
+    """Return label → step of Table 4, in the order of a block's methods.
 
-    The paper prints the last step once; a block may have two forms of it.
+    The paper prints the last step once; a block may have two methods for it.
     """
     steps = (*STEPS[:-1], ROUNDED, STEPS[-1]) if len(block["methods"]) > len(STEPS) else STEPS
     return dict(zip(block["methods"], steps, strict=False))

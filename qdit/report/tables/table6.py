@@ -1,4 +1,4 @@
-"""Table 6 of Q-DiT: methods to choose group sizes under one budget, and the cost of each."""
+"""Make Table 6 of Q-DiT: methods that choose group sizes under one budget, and the cost of each method."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ PUBLISHED_BITS = (4, 8)
 
 
 def table6(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder, `published` the folder of printed numbers."""
+    """Make the table `name`; `results` is the profile's folder, `published` the folder of printed numbers."""
     definition = profile["tables"][name]
     printed = read_published(published / "table6.csv")
     blocks = tuple(_block(profile, definition, block, results, printed) for block in definition["blocks"])
@@ -89,7 +89,7 @@ def _block(
 
 
 def is_headline(profile: Mapping[str, Any], label: str) -> bool:
-    """Whether a label is Q-DiT itself: searched sizes and GPTQ weights, the row that the paper prints three times."""
+    """Return whether a label is Q-DiT itself (searched sizes, GPTQ weights), which the paper prints three times."""
     entry = profile["methods"][label]
     return "search" in entry and entry.get("options", {}).get("rounding", "gptq") == "gptq"
 

@@ -1,4 +1,7 @@
-"""Tools (other libraries) and imported images beside our methods: damage, sizes and speeds at equal bits."""
+"""Make the table that compares tools (other libraries) and imported images with our methods, at equal bits.
+
+It shows damage, sizes and speeds.
+"""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,7 +28,7 @@ from qdit.report.data.standings import Contest, contests, damage_of, short_name
 
 
 def tools(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    """Make the table `name`; `results` is the profile's folder. No printed numbers stand beside ours."""
     definition = profile["tables"][name]
     blocks = tuple(_block(profile, definition, block, results) for block in definition["blocks"])
     rows = [row for block in blocks for row in block.rows]

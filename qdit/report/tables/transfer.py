@@ -1,4 +1,4 @@
-"""Transfer of allocations: an allocation is searched on one model, form and bit width, and measured on all others."""
+"""Make the table of transfer: each allocation is searched on one model, form and bits, and measured on all others."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ HOME = "home"
 
 
 def transfer(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    """Make the table `name`; `results` is the profile's folder. No printed numbers stand beside ours."""
     definition = profile["tables"][name]
     blocks = tuple(_block(profile, name, block, results) for block in definition["blocks"])
     return Table(

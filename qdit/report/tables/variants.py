@@ -1,4 +1,4 @@
-"""Variants of a method beside the method: ablations, and options that follow the paper or the released code."""
+"""Make the table that compares a method with its variants: ablations, and options that follow the paper or its code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ EXTRA = ("base", "about", "ratio_fd_fp")
 
 
 def variants(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
-    """The table `name` of a profile; `results` is the profile's folder. Nothing printed stands beside ours."""
+    """Make the table `name`; `results` is the profile's folder. No printed numbers stand beside ours."""
     definition = profile["tables"][name]
     return Table(
         name=name,

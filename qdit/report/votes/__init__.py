@@ -1,1 +1,1 @@
-"""Blind comparison of images by people: the page and its statistics."""
+"""Let people compare images without knowing the method (blind): the page, and the statistics of their votes."""

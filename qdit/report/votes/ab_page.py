@@ -1,7 +1,8 @@
-"""The blind A/B page: one HTML file with images, questions and a hidden key, which is read again to count votes.
+"""Write the blind A/B page, one HTML file with images, questions and a hidden key, and read it again to count votes.
 
 Blind means: before the voter has finished, neither the visible page nor its source shows the name of a method in
-readable form. The key is in the file. It is scrambled, not encrypted, so a person who analyses the file can read it.
+readable form. The key says which method made which image. It is scrambled, not encrypted, so a person who analyses the
+file can read it.
 """
 
 import base64
@@ -31,9 +32,9 @@ LARGEST_MB = 40
 
 @dataclass(frozen=True)
 class Question:
-    """Content of a trial: its kind, the title of its contest, the labels on the left and on the right.
+    """One question of the page: its kind, the title of the compared runs, the methods on the left and on the right.
 
-    `answer` is the correct choice of a catch trial; it is empty for other trials.
+    `answer` is the correct choice if the question tests the voter (catch trial); it is empty for other questions.
     """
 
     kind: str
@@ -45,7 +46,10 @@ class Question:
 
 @dataclass(frozen=True)
 class Page:
-    """The key to count votes with: `digest` identifies the page, `questions` are its trials in order."""
+    """What is needed to count votes: the `digest` that identifies the page, and its `questions` in order.
+
+    `names` maps the names of the methods in the questions to names for readers.
+    """
 
     digest: str
     profile: str
@@ -63,7 +67,7 @@ def write_page(
     each: int = 2,
     catch: int = 4,
 ) -> list[str]:
-    """Draw the trials, write the page, and return lines about its content; equal results give equal bytes."""
+    """Choose the questions at random, write the page, and return lines about it; equal results give equal bytes."""
     samples = Samples(results)
     trials, notes = draw_trials(profile, contests, samples, seed=seed, each=each, catch=catch)
     text = page_text(profile, trials, samples, seed=seed)
@@ -80,7 +84,7 @@ def write_page(
 
 
 def page_text(profile: Mapping[str, Any], trials: Sequence[Trial], samples: Samples, *, seed: int) -> str:
-    """The HTML of a page of these trials."""
+    """Return the HTML of a page with these questions."""
     images: dict[str, int] = {}
     shown = []
     side = 0
@@ -134,12 +138,12 @@ def _names(profile: Mapping[str, Any], trials: Sequence[Trial]) -> dict[str, str
 
 
 def scramble(text: str, digest: str) -> str:
-    """Text that is unreadable without the page's digest, in base64."""
+    """Make a text unreadable without the page's digest (exclusive or, then base64)."""
     return base64.b64encode(_mixed(text.encode("utf-8"), digest)).decode("ascii")
 
 
 def unscramble(text: str, digest: str) -> str:
-    """Inverse of `scramble`."""
+    """Undo `scramble`."""
     return _mixed(base64.b64decode(text, validate=True), digest).decode("utf-8")
 
 
@@ -150,7 +154,7 @@ def _mixed(data: bytes, digest: str) -> bytes:
 
 
 def is_whole(page: Page) -> bool:
-    """Whether all texts of a page are texts, its kinds of trials known, and both sides of every pair named."""
+    """Return whether a page has only texts, known kinds of questions, and a name for both sides of every pair."""
     names = {*page.names, *page.names.values()}
     texts = {text for question in page.questions for text in vars(question).values()}
     pairs = [question for question in page.questions if question.kind == PAIR]

@@ -1,7 +1,8 @@
-"""Trials of a blind A/B page: two images of the same noise and label by two methods, and catch trials among them.
+"""Choose the trials (questions) of a blind A/B page: two images of the same noise and label by two methods.
 
-Every random choice is a hash of the seed and its purpose. So equal arguments give equal trials on every machine.
-`qdit.core.seeds` cannot be used here, because it imports torch, and the report never does.
+Catch trials among them test the voter. Every random choice is a hash of the seed and its purpose. So equal arguments
+give equal trials on every machine. `qdit.core.seeds` cannot be used here, because it imports torch, and the report
+never does.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ PAIR, SAME, CONTROL = "pair", "same", "control"
 
 @dataclass(frozen=True)
 class Contest:
-    """Runs that are compared with each other: equal setting, form, bits and scope. One of them is full precision."""
+    """Runs whose images are compared: equal setting, form, bits and scope. One of them is full precision."""
 
     setting: str
     form: str
@@ -38,14 +39,14 @@ class Contest:
 
     @property
     def title(self) -> str:
-        """`digits-cfg1.0-s20 natural W4A4`, with the scope where it is the method's own."""
+        """Title such as `digits-cfg1.0-s20 natural W4A4`; the scope follows if it is `own`."""
         scope = "" if self.scope == "common" else f" scope {self.scope}"
         return f"{self.setting} {self.form} {self.bits.upper()}{scope}"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One question: labels on the left and on the right, and which image of the runs is shown."""
+    """One question: the run on the left, the run on the right, and the number of the image that both show."""
 
     kind: str
     contest: Contest
@@ -55,7 +56,7 @@ class Trial:
 
 
 def drawn(seed: int, *what: object) -> int:
-    """A pseudo-random number of 64 bits, the same for equal arguments."""
+    """Return a pseudo-random number of 64 bits, the same for equal arguments."""
     text = "/".join(map(_drawn_from, (seed, "ab", *what)))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
@@ -81,10 +82,10 @@ def contests_of(
     bits: Sequence[str] = (),
     methods: Sequence[str] = (),
 ) -> list[Contest]:
-    """The blocks of a table that match the arguments, by default of the first table of kind `table2`.
+    """Return the runs to compare: one Contest for each block and bits of a table that match the arguments.
 
-    Without arguments: the block with the fewest bits, because there the images of methods differ most. ConfigError if
-    no block matches.
+    The default is the first table of kind `table2`. Without arguments: only the contest with the fewest bits, because
+    there the images of methods differ most. ConfigError if no block matches.
     """
     table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
@@ -110,13 +111,16 @@ def _fits(word: str, allowed: Sequence[str]) -> bool:
 
 
 def key_of(profile: Mapping[str, Any], contest: Contest, label: str) -> Run:
-    """The run of a label in a contest."""
+    """Return the run of a method (its label) among the compared runs."""
     bits = UNQUANTIZED if is_full(profile, label) else contest.bits
     return Run(contest.setting, contest.form, label, bits, contest.scope)
 
 
 def destroyed_of(profile: Mapping[str, Any], contest: Contest) -> Run | None:
-    """The run that the quality-control page uses as negative control of the contest's setting and form."""
+    """Return a run with destroyed images at the same setting and form: the negative control of the quality control.
+
+    None if the profile has no such run.
+    """
     for definition in profile["tables"].values():
         for block in definition["blocks"] if definition["kind"] == "qc" else ():
             if (block["setting"], block["form"]) == (contest.setting, contest.form):
@@ -126,7 +130,7 @@ def destroyed_of(profile: Mapping[str, Any], contest: Contest) -> Run | None:
 
 
 class Samples:
-    """Images of runs below `results`. They are read chunk by chunk and kept. A run that is not measured has none."""
+    """Reads images of runs below `results`, chunk by chunk, and keeps them. A run that is not measured has none."""
 
     def __init__(self, results: Path) -> None:
         self.results = results
@@ -134,7 +138,7 @@ class Samples:
         self.chunks: dict[Path, dict[str, NDArray[Any]]] = {}
 
     def row(self, key: Run) -> Row:
-        """The row of a run; its status says why the run cannot be shown."""
+        """Return the row of a run; its status says why the run cannot be shown."""
         if key not in self.rows:
             row = read_run(self.results, key)
             first = key.folder(self.results) / "samples" / "00000.npz"
@@ -143,11 +147,11 @@ class Samples:
         return self.rows[key]
 
     def is_there(self, key: Run) -> bool:
-        """Whether the run has metrics and images."""
+        """Return whether the run has metrics and images."""
         return bool(self.row(key)["state"] == Status.OK)
 
     def image(self, key: Run, number: int) -> tuple[NDArray[np.uint8], int]:
-        """Image (C, H, W) and label of a run."""
+        """Return the image with this number, (C, H, W) uint8, and its class."""
         row = self.row(key)
         path = key.folder(self.results) / "samples" / f"{number // row['chunk']:05d}.npz"
         if path not in self.chunks:
@@ -162,18 +166,18 @@ class Samples:
 
 
 def picture(image: NDArray[np.uint8]) -> Image.Image:
-    """(C, H, W) uint8 as an image of the same size, C is 1 or 3."""
+    """Turn an array (C, H, W) uint8 with C = 1 or 3 into a picture of the same size."""
     return Image.fromarray(np.ascontiguousarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)))
 
 
 def draw_trials(
     profile: Mapping[str, Any], contests: Iterable[Contest], samples: Samples, *, seed: int, each: int, catch: int
 ) -> tuple[list[Trial], list[str]]:
-    """Trials in the order in which they are shown, and notes on runs that are left out.
+    """Choose trials at random, in the order in which they are shown; also return notes on runs that are left out.
 
-    Every pair of methods of a contest gets `each` trials. `catch` trials show the same image twice; equally many show
-    full precision beside a destroyed image. DataError if no contest has two measured runs, or if runs have different
-    protocols.
+    Every pair of methods gets `each` trials in each contest. `catch` trials show the same image twice; equally many
+    show full precision beside a destroyed image. DataError if no contest has two measured runs, or if runs have
+    different protocols.
     """
     trials: list[Trial] = []
     notes: list[str] = []

@@ -1,7 +1,7 @@
-"""Files of votes from the blind A/B page, and the statistics of methods and voters.
+"""Read the files of votes from the blind A/B page, and compute statistics of methods and voters.
 
-The statistics know numbers only: shares with Wilson's interval, the sign test, Bradley–Terry scores with a bootstrap,
-Cohen's and Fleiss' kappa.
+The statistics are shares with Wilson's interval, the sign test, Bradley–Terry scores with a bootstrap, and Cohen's and
+Fleiss' kappa.
 """
 
 import unicodedata
@@ -29,7 +29,7 @@ Counts = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Ballot:
-    """One voter's file: digest of the page, name (may be empty), and trial → choice."""
+    """The votes in one voter's file: digest of the page, name of the voter (may be empty), and trial → choice."""
 
     file: str
     page: str
@@ -38,7 +38,7 @@ class Ballot:
 
 
 def read_ballots(paths: Sequence[Path]) -> list[Ballot]:
-    """Read the files of all voters; DataError for a malformed, empty or repeated file."""
+    """Read the files of all voters; DataError for a missing, damaged or repeated file."""
     seen: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
@@ -49,7 +49,7 @@ def read_ballots(paths: Sequence[Path]) -> list[Ballot]:
 
 
 def read_ballot(path: Path) -> Ballot:
-    """One file as the page saves it: {format, page, voter, votes: [{trial, choice}]}."""
+    """Read one file that the page saved: {format, page, voter, votes: [{trial, choice}]}."""
     record = read_json(path)
     hint = "save it from the page again"
     if not isinstance(record, dict) or record.get("format") != FORMAT:
@@ -72,7 +72,7 @@ def read_ballot(path: Path) -> Ballot:
 
 
 def wilson(wins: int, trials: int, *, level: float = LEVEL) -> tuple[float, float]:
-    """Wilson's score interval of a share wins / trials (Wilson, 1927); (0, 1) without trials."""
+    """Return Wilson's score interval of the share wins / trials (Wilson, 1927); (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     limits = stats.binomtest(wins, trials).proportion_ci(level, method="wilson")
@@ -80,15 +80,15 @@ def wilson(wins: int, trials: int, *, level: float = LEVEL) -> tuple[float, floa
 
 
 def sign_test(wins: int, losses: int) -> float:
-    """Exact two-sided p-value of the sign test, without ties. Null hypothesis: both methods are equally good."""
+    """Return the exact two-sided p-value of “both methods are equally good” (sign test); ties do not count."""
     return float(stats.binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
 
 
 def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
-    """Maximum-likelihood scores (m,) with mean 0: i is preferred to j with probability σ(score_i − score_j).
+    """Return scores (m,) of m methods with mean 0: i is preferred to j with probability σ(score_i − score_j).
 
-    For each method, `prior` ties against an imaginary method of score 0 are added. Without them a method that never
-    lost has no finite score. Source: Bradley & Terry, Biometrika 1952.
+    They maximize the likelihood. For each method, `prior` ties against an imaginary method of score 0 are added.
+    Without these ties a method that never lost has no finite score. Source: Bradley & Terry, Biometrika 1952.
     """
 
     def loss(scores: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
@@ -106,12 +106,10 @@ def bradley_terry(wins: Counts, *, prior: float = 1.0) -> NDArray[np.float64]:
 def bootstrap_scores(
     votes: Sequence[Sequence[tuple[int, int, float]]], methods: int, *, draws: int = 400, seed: int = 0
 ) -> NDArray[np.float64]:
-    """Bradley–Terry scores (draws, methods) of resampled votes.
+    """Return Bradley–Terry scores (draws, methods) of resampled votes.
 
-    First voters are resampled, then the votes of each voter.
-
-    `votes` has (i, j, share) for each vote of each voter. The share is 1 if i was preferred to j, 0.5 for a tie, 0
-    otherwise.
+    Each draw resamples the voters, then the votes of each voter. `votes` has (i, j, share) for each vote of each voter.
+    The share is 1 if method i was preferred to j, 0.5 for a tie, 0 if j was preferred.
     """
     generator = np.random.Generator(np.random.Philox(seed))
     scores = np.empty((draws, methods))
@@ -128,7 +126,10 @@ def bootstrap_scores(
 
 
 def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
-    """Agreement of two voters beyond chance on the same trials (Cohen, 1960). None if chance explains everything."""
+    """Return how much two voters agree beyond chance on the same trials (Cohen, 1960).
+
+    None if all votes are the same choice.
+    """
     if len({*first, *second}) < 2:
         return None
     from sklearn.metrics import cohen_kappa_score  # half a second, which the page itself does not need
@@ -137,9 +138,10 @@ def cohen_kappa(first: Sequence[str], second: Sequence[str]) -> float | None:
 
 
 def fleiss_kappa(counts: NDArray[np.float64]) -> float | None:
-    """Agreement of n voters beyond chance (Fleiss, 1971). counts is (trials, categories); each row sums to n ≥ 2.
+    """Return how much n ≥ 2 voters agree beyond chance (Fleiss, 1971). None if all votes are the same choice.
 
-    It is computed here, because neither scipy nor scikit-learn has it.
+    `counts` (trials, choices) has the number of voters for each choice; each row sums to n. It is computed here,
+    because neither scipy nor scikit-learn has it.
     """
     if not len(counts):
         return None

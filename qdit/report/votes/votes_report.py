@@ -1,4 +1,4 @@
-"""Results of blind A/B votes: reliability of the voters, pairs of methods, scores, agreement."""
+"""Write the results of blind A/B votes: reliability of the voters, pairs of methods, scores, agreement."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,9 +31,9 @@ FEWEST = 5
 
 @dataclass
 class Tally:
-    """Votes of a contest:
+    """The votes on one group of compared runs: `pairs` is methods (a, b) → [wins of a, ties, wins of b].
 
-    (a, b) → wins of a, ties, wins of b; and the votes of each voter. a and b are sorted by name.
+    a and b are sorted by name. `of_voters` has the votes of each voter.
     """
 
     names: list[str] = field(default_factory=list)
@@ -42,9 +42,9 @@ class Tally:
 
 
 def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
-    """The page that a file of votes belongs to.
+    """Return the page that a file of votes belongs to.
 
-    DataError if it is not among `pages`, or if it does not have a voted trial.
+    DataError if it is not among `pages`, or if it does not have a trial with a vote.
     """
     page = pages.get(ballot.page)
     if page is None:
@@ -61,21 +61,21 @@ def page_of(ballot: Ballot, pages: Mapping[str, Page]) -> Page:
 
 
 def caught(ballot: Ballot, page: Page, kind: str) -> tuple[int, int]:
-    """Number of correct answers, and number of trials, of one kind of catch trials of a voter."""
+    """Return (correct answers, trials) of a voter for one kind of catch trials, which test the voter."""
     answers = [(page.questions[trial], choice) for trial, choice in ballot.votes.items()]
     right = [choice == question.answer for question, choice in answers if question.kind == kind]
     return sum(right), len(right)
 
 
 def reliability(ballot: Ballot, page: Page) -> float | None:
-    """Share of a voter's catch trials with the correct answer; None if there were none."""
+    """Return the share of catch trials (tests) that a voter answered correctly; None if there were none."""
     counts = [caught(ballot, page, kind) for kind in (SAME, CONTROL)]
     catch_trials = sum(number for _, number in counts)
     return sum(right for right, _ in counts) / catch_trials if catch_trials else None
 
 
 def tally(ballots: Sequence[tuple[Ballot, Page]]) -> dict[str, Tally]:
-    """Contest → its votes, without catch trials."""
+    """Count the votes: title of the compared runs → their votes, without catch trials (tests of the voter)."""
     tallies: dict[str, Tally] = {}
     for _, page in ballots:
         for question in page.questions:
@@ -101,7 +101,7 @@ def _count(into: Tally, question: Question, choice: str, voter: str) -> None:
 
 
 def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.DataFrame:
-    """One line for each pair: votes, share of a among the votes for a or b, Wilson's interval, sign test."""
+    """Return one line for each pair of methods: votes, share of a without ties, Wilson's interval, sign test."""
     lines = []
     for title, contest_votes in tallies.items():
         for (a, b), (better, equal, worse) in sorted(contest_votes.pairs.items()):
@@ -114,7 +114,7 @@ def pairs_frame(tallies: Mapping[str, Tally], names: Mapping[str, str]) -> pd.Da
 
 
 def agreement(ballots: Sequence[tuple[Ballot, Page]]) -> list[str]:
-    """Agreement of the voters of each page on their common trials: Cohen's kappa for two, Fleiss' kappa for more."""
+    """Write how much the voters of each page agree on their common trials: Cohen's kappa for two, Fleiss' for more."""
     lines = []
     for digest in dict.fromkeys(page.digest for _, page in ballots):
         (page, *_) = [page for _, page in ballots if page.digest == digest]
@@ -137,7 +137,7 @@ def agreement(ballots: Sequence[tuple[Ballot, Page]]) -> list[str]:
 
 
 def scores_lines(contest_votes: Tally, names: Mapping[str, str], *, draws: int) -> list[str]:
-    """Bradley–Terry scores, best first, with 95 % intervals of a bootstrap over voters and their votes."""
+    """Write Bradley–Terry scores, best first, with 95 % intervals of a bootstrap over voters and their votes."""
     wins = np.zeros((len(contest_votes.names), len(contest_votes.names)))
     for votes in contest_votes.of_voters.values():
         for i, j, share in votes:
@@ -155,7 +155,7 @@ def scores_lines(contest_votes: Tally, names: Mapping[str, str], *, draws: int) 
 def votes_text(
     ballots: Sequence[Ballot], pages: Mapping[str, Page], *, least: float = 0.0, draws: int = 400
 ) -> tuple[str, pd.DataFrame]:
-    """All results as text, and the pairs as a table.
+    """Return all results as text, and the pairs of methods as a table.
 
     Voters whose share of correct catch trials is below `least` do not count. DataError for votes on another page, and
     if no voter is left.
