@@ -31,16 +31,16 @@ class DataError(QditError):
 
 
 class Diverged(DataError):
-    """The images or clips of a model are not finite."""
+    """A model made images or clips with NaN or infinity."""
 
 
 class Unsupported(QditError):
-    """A method cannot do this bit width, model or mode. Tables show the reason."""
+    """A method does not support this bit width, model or mode. Tables show the reason."""
 
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Context manager: the message of every error inside it begins with a name, for example of a layer or a file."""
+    """Context manager: every error inside it gets a name before its message, for example of a layer or a file."""
     try:
         yield
     except QditError as problem:
