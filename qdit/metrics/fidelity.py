@@ -1,4 +1,4 @@
-"""Bridge to torch-fidelity: it can use our extractors, and its values are an independent check of ours.
+"""Connection to torch-fidelity: it can use our extractors, and its values are an independent check of ours.
 
 torch-fidelity (and with it torchvision) is imported only when a function of this module runs.
 """

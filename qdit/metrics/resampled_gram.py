@@ -15,7 +15,10 @@ from qdit.metrics.statistics import Moments
 
 
 def gram_to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
-    """Fréchet distance (B,) of resampled features (n, d) to fixed moments."""
+    """Fréchet distance (B,) of B resamples of features (n, d) to fixed moments.
+
+    It is computed from the products of all pairs of images. `counts` (B, n) says how often each image occurs.
+    """
     centre = features.mean(axis=0)
     turned = (features - centre) @ square_root(reference.covariance)
     overlaps = [root_sum(matrix) for matrix in _resampled(turned @ turned.T, counts)]
@@ -23,7 +26,10 @@ def gram_to_reference(features: np.ndarray, counts: np.ndarray, reference: Momen
 
 
 def gram_paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Fréchet distance (B,) between resampled features (n, d) and full-precision features with the same resamples."""
+    """Fréchet distance (B,) between features (n, d) and full-precision features, both resampled by `counts` (B, n).
+
+    It is computed from the products of all pairs of images.
+    """
     products = (features - features.mean(axis=0)) @ (full - full.mean(axis=0)).T
     overlaps = [np.linalg.svd(matrix, compute_uv=False).sum() for matrix in _resampled(products, counts)]
     return np.maximum(distance_without_overlap(features, full, counts) - 2 * np.array(overlaps), 0)

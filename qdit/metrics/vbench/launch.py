@@ -16,7 +16,7 @@ DRIVER = HERE / "driver.py"
 
 
 def gpus() -> int:
-    """How many GPUs CUDA shows to this environment's torch."""
+    """Number of GPUs that CUDA shows to the torch of this environment."""
     command = [sys.executable, "-I", "-c", "import torch; print(torch.cuda.device_count())"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0
