@@ -48,14 +48,14 @@ def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowPro
 
 
 def flow_step(x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
-    """x + v (t − t') / 1000."""
+    """One Euler step along the velocity from timestep t to t': x + v (t − t') / 1000."""
     return x + velocity * ((now - after) / TRAINING_STEPS)
 
 
 def flow_trajectory(
     velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data). x is (N, C, T, H, W).
+    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data). x (N, C, T, H, W) is the start noise.
 
     A correction is applied to the velocity. Its variance is not used, because no noise is added.
     """
@@ -73,6 +73,6 @@ def flow_trajectory(
 def sample_flow(
     velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
 ) -> Tensor:
-    """The end of the trajectory: (N, C, T, H, W)."""
+    """Sample clips (N, C, T, H, W): the data at the end of the trajectory."""
     _, data = deque(flow_trajectory(velocity, x, timesteps, correction=correction), maxlen=1)[0]
     return data
