@@ -18,7 +18,7 @@ cover it. So the values are shifted: their mean becomes the measured value. The 
 images, which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals
 are too wide: 100 % cover the average there, and 93 % far from zero (tests/metrics/test_bootstrap.py).
 
-**MIND.** Its resampled values are those to first order (`qdit.metrics.sliced`).
+**MIND.** Its resampled values are first-order approximations (`qdit.metrics.sliced`).
 
 **Clips.** The prompts are fixed, as in VBench, and the noise of each clip is independent. So the clips of each
 dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite have the same drawing.

@@ -93,7 +93,7 @@ def samples_of(shard: Shard) -> dict[str, Any]:
 
 
 def save_features(path: Path, run: RunFeatures, shard: Shard, *, first: int) -> None:
-    """Write the features of one shard, whose images are numbered from `first`."""
+    """Write the features of one shard. `first` is the index of its first image."""
     layers = {name: getattr(run.features, name) for name in ("pool", "spatial", "logits")}
     origin_of = {"labels": run.labels, "first": np.int64(first), "origin": np.array(origin(shard, run.made_by))}
     save_arrays(path, layers | origin_of)

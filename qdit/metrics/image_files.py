@@ -1,4 +1,4 @@
-"""Read images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
+"""Reading of images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
 
 The channel axis of an array is the axis of size 1 or 3. Images without such an axis are grey. An array with two
 possible channel axes is refused. Data types other than uint8 are refused too.
@@ -148,7 +148,7 @@ def require_indices(folder: Path) -> None:
 
 
 def bit_depth(file: Path) -> int:
-    """Bits of a channel, from the header of a PNG. Pillow reads 16 bits as 8 bits without a warning."""
+    """Number of bits of a channel, from the header of a PNG. Pillow reads 16 bits as 8 bits without a warning."""
     with file.open("rb") as data:
         return data.read(25)[24]
 

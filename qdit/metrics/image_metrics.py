@@ -1,7 +1,7 @@
 """The metrics of images. Each is a function of `Images`; None means that a run has no value.
 
-A `resampled_*` function gives the values (B,) of a metric for all resamples. `counts` (B, N) says how often each image
-occurs in each resample. The registry (`qdit.core.metrics`) names both functions. Recall has no resampled values,
+A `resampled_*` function gives the values (B,) of a metric for all B resamples. `counts` (B, N) says how often each
+image occurs in each resample. The registry (`qdit.core.metrics`) names both functions. Recall has no resampled values,
 because its balls around generated images shrink if an image occurs twice.
 """
 
@@ -122,7 +122,10 @@ def mean_of_resamples(values: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def sliced_to_reference(images: Images) -> float | None:
-    """MIND of the pool features to those of the reference (`qdit.metrics.sliced`); None without reference images."""
+    """MIND of the pool features to those of the reference: a sliced Wasserstein distance (`qdit.metrics.sliced`).
+
+    None without reference images.
+    """
     return None if images.sliced_to_reference is None else images.sliced_to_reference.value
 
 

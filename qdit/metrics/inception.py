@@ -43,7 +43,7 @@ class AdmInception(FeatureExtractorInceptionV3):
         self.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state as in every module. An empty state leaves the present state unchanged."""
+        """Load weights as every torch module does. An empty dictionary leaves the present weights unchanged."""
         return super().load_state_dict(state_dict or self.state_dict(), strict, assign)
 
     def _keep_spatial(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

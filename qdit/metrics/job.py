@@ -121,7 +121,10 @@ def are_imported(samples: Path) -> bool:
 
 
 def require_checkpoint(job: EvaluateJob, origin: Origin) -> None:
-    """Raise DataError or ConfigError unless the samples came from the job's checkpoint, or are imported without one."""
+    """Raise DataError or ConfigError unless the samples came from the job's checkpoint.
+
+    Imported samples must have no checkpoint.
+    """
     if origin.is_imported and job.checkpoint is not None:
         raise ConfigError(f"{job.samples}: are imported samples, which have no checkpoint; leave --checkpoint out")
     if origin.is_imported:

@@ -252,7 +252,7 @@ def check_adm_images(path: Path) -> tuple[int, int]:
 
 
 def require_width(path: Path, moments: Moments, width: int) -> None:
-    """Raise DataError unless the statistics have as many features as the extractor."""
+    """Raise DataError unless the mean and covariance have `width` features, as the extractor gives."""
     if len(moments.mean) != width:
         raise DataError(
             f"{path}: mu has {len(moments.mean)} features, the extractor gives {width}; use the extractor that the file"

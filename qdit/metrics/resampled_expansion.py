@@ -1,25 +1,26 @@
-"""Fréchet distances of resamples, approximately, for many features and more images than features.
+"""Approximate Fréchet distances of resamples, for many features and more images than features.
 
-**Balanced coordinates.** tr (Σ_a Σ_b)^½ does not change if features x become T x on one side and T⁻ᵀ x on the other.
-One T makes both covariances the same diagonal matrix; its entries are the roots r of the eigenvalues of Σ_a Σ_b. Let
-A and B be the covariances of a resample in these coordinates, D = A − B. Then
+**Balanced coordinates.** Multiply the features of one side by a matrix T and those of the other side by T⁻ᵀ. This does
+not change tr (Σ_a Σ_b)^½. One choice of T makes both covariances the same diagonal matrix. Its entries r are the square
+roots of the eigenvalues of Σ_a Σ_b. Let A and B be the covariances of a resample in these coordinates, and D = A − B.
+Then
 
     tr (A B)^½ = ½ tr (A + B) − ¼ Σ_ij D_ij² / (r_i + r_j) + terms of third order.
 
-The first term is linear in how often each image occurs (the influence function of the distance), and exact sums of N
-numbers. The second one makes the spread of FD-FP near zero, where the first one vanishes.
+The first term is linear in how often each image occurs, so it is an exact sum of N numbers (the influence function of
+the distance). The second term gives the spread of FD-FP near zero, where the first term vanishes.
 
-**Leading directions.** In the quarter of the directions with the largest roots, the distance of A and B is computed
-exactly instead: one Cholesky factor and the eigenvalues of a matrix of a quarter of the size. Beside fixed moments, all
-other pairs of directions count to second order (`qdit.metrics.resampled_pairs`). Between two resampled sets, pairs of
-the first seven sixteenths count to second order and all others to first order. So that the spread of these is not too
-small, the deviations of the second-order values from their mean are multiplied: by the root of the variance of all
-pairs that are not exact, over that of the computed ones. Both variances follow from fourth moments, as if D_ij were
-independent and normal.
+**Leading directions.** These are the quarter of the directions with the largest r. Among them the distance of A and B
+is exact: it takes one Cholesky factor and the eigenvalues of a matrix of a quarter of the size. For all other pairs of
+directions there are two cases. If one side has fixed moments, all these pairs are computed to second order. If both
+sides are resampled, pairs of the first seven sixteenths of the directions are computed to second order, and the rest to
+first order only. This would make the spread too small. So the deviations of the second-order values from their mean are
+multiplied by the square root of a ratio: the variance of all pairs that are not exact, over the variance of those that
+are computed to second order. Both variances follow from fourth moments, as if D_ij were independent and normal.
 
 **Accuracy** on features of the mini profile: docs/protocol.md; tests/metrics/test_resampled_frechet.py repeats it.
-Errors grow with fewer images per feature. If the roots do not fall, the deviation of FD-FP is too small: by 16 % with
-equal variances in 40 directions and damage in all of them.
+Errors grow with fewer images per feature. If the roots r do not fall from direction to direction, the deviation of
+FD-FP is too small: by 16 % with equal variances in 40 directions and damage in all of them.
 
 D is a sum over products of differences and sums of the two sides' coordinates, so nothing cancels if they are nearly
 equal, and float32 is enough for products over images. Roots and the sums of first order are in float64.

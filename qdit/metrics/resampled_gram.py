@@ -1,8 +1,9 @@
 """Fréchet distances of resamples from the products of all pairs of images, for at most as many images as features.
 
-With features X (n, d) and a reference root R (d, d), tr (Σ_a Σ_b)^½ is the sum of the roots of the eigenvalues of
-X R² Xᵀ, which is (n, n). A resample selects rows and columns of it, removes the mean and weighs the rest; about 63 % of
-the images occur. Between two resampled sets it is the sum of the singular values of X Zᵀ.
+Let X (n, d) be the features of a run minus their mean, and R (d, d) the square root of the reference's covariance. Up
+to a factor, tr (Σ_a Σ_b)^½ is the sum of the square roots of the eigenvalues of X R² Xᵀ, which is (n, n). A resample
+takes the rows and columns of its images (about 63 % of all), removes the mean, and multiplies each by the root of how
+often it occurs. If both sides X and Z are resampled, it is the sum of the singular values of X Zᵀ.
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Second-order part of resampled Fréchet distances to fixed moments, over all pairs of directions.
+"""Second-order part of the Fréchet distances of resamples to fixed moments, over all pairs of directions.
 
 In the coordinates of `qdit.metrics.resampled_expansion`, scaled so that each direction of the n images z has variance
 1, resample c differs from the fixed side by

@@ -11,10 +11,10 @@ And they are drawn as random orthonormal bases instead of one by one. Each direc
 that comes from the means is exact if it is averaged over a whole basis.
 
 **Influence of an image.** Kantorovich's potentials of the optimal plan say how much MIND changes with the weight of
-each image. A resample gives the images other weights. Its value is computed from the potentials, to first order. The
-spread of these values is that of new sets of images. If MIND is computed anew for each resample, the spread is 1.5 to 4
-times as large for paired images, because sorting a resample joins other pairs (tests/metrics/test_sliced.py). The first
-order also needs only one matrix product for all resamples.
+each image. A resample gives the images other weights. The MIND of a resample is approximated from the potentials, to
+first order in these weights. The spread of these values is that of new sets of images. If MIND is computed anew for
+each resample, the spread is 1.5 to 4 times as large for paired images, because sorting a resample joins other pairs
+(tests/metrics/test_sliced.py). The approximation also needs only one matrix product for all resamples.
 """
 
 from dataclasses import dataclass

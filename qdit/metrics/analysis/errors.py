@@ -195,7 +195,7 @@ def compare_folders(
 
 
 def require_quantized_from(full: Path, folder: Path) -> None:
-    """Raise ConfigError unless `full` is of 16 bits and `folder` is a checkpoint of the same weights."""
+    """Raise ConfigError unless `full` is a checkpoint of 16 bits and `folder` is a checkpoint of the same weights."""
     first, second = read_config(full), read_config(folder)
     bits = [first["record"].get(name) for name in ("weight_bits", "activation_bits")]
     if any(width not in (16, None) for width in bits):

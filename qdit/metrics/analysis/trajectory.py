@@ -41,7 +41,7 @@ class Followed:
 
 
 def start(model: DiT, protocol: Protocol, samples: int) -> Start:
-    """Initial noise and labels of the first `samples` images of this protocol, on the model's device."""
+    """Start noise and labels of the first `samples` images of this protocol, on the model's device."""
     images, device = range(samples), device_of(model)
     shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
 
@@ -56,7 +56,7 @@ def start(model: DiT, protocol: Protocol, samples: int) -> Start:
 
 
 def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction | None = None) -> Followed:
-    """Sample as in a run and record the whole trajectory."""
+    """Sample the images as in a run, and record every x_t and every predicted noise ε."""
     schedule, denoise = (
         respaced(protocol.steps),
         denoiser(model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype),

@@ -1,4 +1,4 @@
-"""Clips for VBench: they are written as MP4 files with VBench's names, and a folder of them can be checked."""
+"""Clips for VBench: writing them as MP4 files with VBench's names, and checking a folder of such files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Scores one VBench dimension of one folder of clips. VBench's own environment runs this file.
+"""Program that scores one folder of clips in one dimension of VBench. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
     PYTHON -I qdit/metrics/vbench/driver.py --ready DIMENSION OUT.json
@@ -52,7 +52,7 @@ OFFLINE = {
 
 
 class BadInput(Exception):
-    """The input is wrong; the message is one line."""
+    """Exception for wrong input; its message is one line."""
 
 
 def require_dimension(name: str) -> None:
@@ -283,7 +283,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def ready(dimension: str, out: Path) -> None:
-    """Write which packages are installed; BadInput if this environment cannot score the dimension."""
+    """Write a JSON file with the installed packages; BadInput if this environment cannot score the dimension."""
     require_dimension(dimension)
     require_package(dimension)
     write_json(out, {"dimension": dimension, "python": sys.executable, "packages": packages()})
@@ -323,7 +323,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Read the arguments, then score or check, then write."""
+    """Run the driver: read the arguments, then score a dimension or check the packages, and write the result."""
     try:
         if sys.argv[1:2] == ["--ready"] and len(sys.argv) == 4:
             ready(sys.argv[2], Path(sys.argv[3]))

@@ -1,4 +1,4 @@
-"""FVD of the paper profile: Fréchet distance of I3D features of two sets of clips (Unterthiner et al. 2018).
+"""FVD of the paper profile: Fréchet distance between the I3D features of two sets of clips (Unterthiner et al. 2018).
 
 The network is StyleGAN-V's TorchScript file of I3D (Kinetics-400). Such a file is a program. It is opened only if it
 has the given sha256, and only by a separate process (`qdit.metrics.vbench.i3d_process`).

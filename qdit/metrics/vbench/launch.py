@@ -1,4 +1,4 @@
-"""Starts the VBench driver on a free GPU. VBench's own environment runs this file.
+"""Program that starts the VBench driver on a free GPU. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/launch.py cpu|cuda|cuda:N CLIPS SUITE.json DIMENSION OUT.json …
 
