@@ -143,7 +143,7 @@ def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
 
 
 def together(model: Network, protocol: AnyProtocol) -> int:
-    """Number of trajectories that run at the same time as one batch."""
+    """Number of trajectories that run together as one batch, for a model of this size."""
     tokens = family_of(model.config).tokens(model, protocol)
     return max(1, ELEMENTS // (tokens * model.config.hidden_size))
 

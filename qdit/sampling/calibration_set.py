@@ -135,7 +135,7 @@ class CalibrationSet:
         return self.take(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
 
     def conditional(self) -> "CalibrationSet":
-        """The set without its unconditional copies."""
+        """The set without the samples of the unconditional branch."""
         return self.take(~self.unconditional)
 
 

@@ -112,13 +112,13 @@ class Prompted:
         return self.texts([self.prompts[clip % len(self.prompts)][0] for clip in samples])
 
     def columns(self, samples: range) -> Arrays:
-        """Prompt and sample number of each clip (N,), as columns of a chunk file."""
+        """Prompt and number of each clip (N,), as arrays of a chunk file."""
         texts, numbers = zip(*(self.prompts[clip] for clip in samples), strict=True)
         return {"prompts": np.array(texts), "numbers": np.array(numbers)}
 
 
 def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
-    """Tokens and mask of `count` prompts (or all), evenly spaced, because a suite lists the prompts by dimension."""
+    """Tokens and masks of `count` prompts of a file (or all), evenly spaced: a suite lists its prompts by dimension."""
     prompt_indices = (
         np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
     )
@@ -197,7 +197,7 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return text[0][rows], text[1][rows].bool()
 
     def null_conditions(self, model: STDiT3, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Conditions of the unconditional branch: the tokens for no text, with the prompts' own masks."""
+        """Conditions of the unconditional branch: the model's tokens for no text, with the masks of the prompts."""
         return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
 
     def embedded_text(self, config: STDiT3Config, embeddings: Path, count: int) -> Text | None:

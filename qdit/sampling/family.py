@@ -138,15 +138,15 @@ class Family(ABC, Generic[N, C, P]):
         step_noise: StepNoise | None = None,
         correction: Correction | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (step, x_t) from the noisy end down to step 0, then (−1, data)."""
+        """Sample from the start noise: yield (step, x_t) from the noisy end down to step 0, then (−1, data)."""
 
     @abstractmethod
     def calibration_conditions(self, config: C, protocol: P, samples: int, text: Text | None) -> tuple[Tensor, ...]:
-        """Conditions of `samples` calibration trajectories."""
+        """Labels or texts for `samples` calibration trajectories."""
 
     @abstractmethod
     def null_conditions(self, model: N, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Conditions of the unconditional branch, one for each given condition."""
+        """Conditions of the unconditional branch (no label or no text), as many as the given conditions."""
 
     @abstractmethod
     def embedded_text(self, config: C, embeddings: Path, count: int) -> Text | None:

@@ -96,7 +96,10 @@ class FlowProtocol(Sampled):
 
 
 def clip_size(config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, int, int]:
-    """(T, H, W) of a model's output: the clip itself if a cell is a pixel, else the latents of Open-Sora's VAE."""
+    """Size (T, H, W) of a model's output.
+
+    For a model of pixels it is the size of the clip, else that of the latents of Open-Sora's VAE.
+    """
     rows, columns = protocol.height // config.pixels_per_cell, protocol.width // config.pixels_per_cell
     if config.pixels_per_cell == 1:
         return protocol.frames, rows, columns

@@ -38,7 +38,7 @@ def save_keywords(path: Path, data: KeywordSet, facts: Mapping[str, Any] | None 
 
 
 def load_keywords(path: Path) -> KeywordSet:
-    """Read a keyword set. Raises DataError for a file that is damaged, incomplete or of another family."""
+    """Read a keyword set from a file. Raises DataError for a file that is damaged, incomplete or of another family."""
     tensors, metadata = load_tensors(path, error=DataError)
     if not isinstance(metadata, dict) or metadata.get("family") != "diffusers" or MARKS not in tensors:
         raise DataError(f"{path}: not a calibration set of a transformer of diffusers; calibrate again")
@@ -62,7 +62,7 @@ def load_keywords(path: Path) -> KeywordSet:
 
 
 def load_keywords_of(path: Path, weights: Path) -> KeywordSet:
-    """Load a keyword set; DataError unless it was made with these weights."""
+    """Read a keyword set from a file; DataError unless it was made with the weights of the second file."""
     loaded = load_keywords(path)
     require_made_with(loaded, path, weights)
     return loaded
@@ -102,6 +102,6 @@ def restored(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 
 
 def in_float32(tree: Any) -> Any:
-    """A tensor in half precision as float32; any other value as it is."""
+    """Convert a tensor in half precision to float32; any other value stays unchanged."""
     is_half = isinstance(tree, Tensor) and tree.dtype in (torch.float16, torch.bfloat16)
     return tree.float() if is_half else tree

@@ -99,7 +99,7 @@ class Origin:
 
 
 def origin_key(origin: Mapping[str, Any]) -> str:
-    """Digest of an origin as JSON."""
+    """Digest of an origin that is given as a dictionary."""
     return sha256_json(json.loads(json.dumps(origin)))
 
 

@@ -117,7 +117,7 @@ def is_pipeline_folder(path: Path) -> bool:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Prompts of a text file, one a line, without empty lines; ConfigError for a file without any."""
+    """Read the prompts of a text file, one in each line, without empty lines; ConfigError if there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as problem:

@@ -75,7 +75,7 @@ class PipelineSampleJob:
 
 
 def sample_pipeline(job: PipelineSampleJob) -> Path:
-    """Sample one shard; return the list of its chunks.
+    """Sample one shard of images, write the list of its chunks, and return the path of the list.
 
     Recorded failures and existing chunks are treated as in `qdit.sampling.run.sample_checkpoint`. Raises
     CheckpointError for the checkpoint of another family, and Unsupported for a pipeline with two transformers.
@@ -117,7 +117,7 @@ def origin_of(job: PipelineSampleJob) -> Origin:
 
 
 def protocol_of(job: PipelineSampleJob) -> PipelineImages:
-    """The job's protocol with the class and the digest of its pipeline."""
+    """The job's protocol, completed with the class of its pipeline and the digest of the pipeline's files."""
     index = read_json(job.folder / PIPELINE_FILE, error=CheckpointError)
     return replace(
         job.protocol, pipeline=str(index.get("_class_name")), decoder=f"pipeline sha256:{rest_sha256(job.folder)}"
@@ -125,7 +125,7 @@ def protocol_of(job: PipelineSampleJob) -> PipelineImages:
 
 
 def write_failed(job: PipelineSampleJob, failure: Failure) -> None:
-    """Write the list of a shard whose quantization failed."""
+    """Write the list of a shard that has no chunks because quantizing failed."""
     facts = {"family": FAMILY, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}
     job.part.write(job.out, SIMULATE, {**job.part.listing(origin), **failure.to_dict()})

@@ -289,7 +289,7 @@ class Recording:
 
 
 def on_cpu(value: Any) -> Any:
-    """A tensor on the CPU, float32 if it has half precision; any other value as it is."""
+    """A tensor on the CPU, converted to float32 if it has half precision; any other value unchanged."""
     return in_float32(value.detach().cpu()) if isinstance(value, Tensor) else value
 
 

@@ -17,7 +17,7 @@ Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Tokens of prompts about moving digits; DataError for unknown words."""
+    """Tokens for the words of prompts about moving digits; DataError for unknown words."""
     module = importlib.import_module(WORDS_MODULE)
     text, mask = module.encode(tuple(map(module.parse_prompt, prompts)))
     return text, mask.bool()
@@ -29,7 +29,7 @@ def makes_latents(config: STDiT3Config) -> bool:
 
 
 def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: Path | None) -> None:
-    """Raise ConfigError unless a model of latents has texts and a VAE, and a model of pixels has neither."""
+    """Raise ConfigError unless a model of latents has text embeddings and a VAE, and a model of pixels has neither."""
     files = {"--text-embeddings": text, "--vae": vae}
     if makes_latents(config) and (missing := [name for name, path in files.items() if path is None]):
         raise ConfigError(

@@ -24,12 +24,12 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowProtocol) -> Velocity:
-    """Velocity for clips of the given texts (N, L, text_width) with masks (N, L), guided if the protocol says so.
+    """Function (x, timestep) → predicted velocity for clips of the given texts, after guidance if the protocol has it.
 
-    v = v_null + cfg_scale (v_text − v_null). The branch without text has the prompt's own mask, as in Open-Sora's
-    program. The two branches run one after the other, because half as many rows fit better into a CPU's cache. The
-    output is float32. A model whose weights are in half precision gets inputs in half precision. If only the protocol
-    has half precision, inputs stay float32.
+    `text` is (N, L, text_width), `mask` (N, L). The guided velocity is v = v_null + cfg_scale (v_text − v_null). The
+    branch without text has the prompt's own mask, as in Open-Sora's program. The two branches run one after the other,
+    because half as many rows fit better into a CPU's cache. The output is float32. A model whose weights are in half
+    precision gets inputs in half precision. If only the protocol has half precision, inputs stay float32.
     """
     channels, network = model.config.in_channels, in_dtype(model, protocol.dtype)
     dtype = model.x_embedder.proj.weight.dtype if protocol.dtype == "float32" else torch.float32

@@ -148,7 +148,7 @@ def family_for(protocol: Sampled) -> AnyFamily:
 
 
 def write_failed(job: SampleJob, failure: Failure) -> None:
-    """Write the list of a shard whose quantization failed. Its origin is the checkpoint's recorded failure."""
+    """Write the list of a shard that has no chunks because quantizing failed. Its origin is the recorded failure."""
     shard = job.shard_of(family_for(job.protocol))
     facts = {"family": job.protocol.family, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}

@@ -26,7 +26,7 @@ class Request:
 
     @property
     def bits(self) -> str:
-        """Bits as a profile writes them, such as w4a8."""
+        """The bits as one text, as a profile writes them: for example w4a8."""
         return f"w{self.weight_bits}a{self.activation_bits}"
 
 

@@ -29,7 +29,7 @@ INSTALL = "`qdit tools install FOLDER` makes the environment, --python FOLDER/bi
 
 
 class ToolFailed(QditError):
-    """The tool's own code failed in its process."""
+    """Error: the tool's own code failed in its process."""
 
 
 class Pipe:
@@ -158,7 +158,10 @@ def has_descriptor(stream: Any) -> bool:
 
 
 def quantized_facts(pipe: Pipe, known: KnownTool, bits: str) -> dict[str, Any]:
-    """Facts of the quantized transformer. Unsupported if the tool left layers as they were, or changed others."""
+    """Read the facts about the quantized transformer from the tool's process.
+
+    Raises Unsupported if the tool left layers unquantized, or quantized other layers.
+    """
     facts, _ = pipe.receive()
     if untouched := facts["untouched"]:
         raise Unsupported(

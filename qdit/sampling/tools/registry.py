@@ -23,7 +23,7 @@ TEXTS = ("name", "printed", "package", "licence", "address")
 
 @dataclass(frozen=True)
 class KnownTool:
-    """A tool, its module and its file."""
+    """A tool, the name of its module, and the path of its file."""
 
     tool: Tool
     module: str

@@ -71,7 +71,7 @@ def network(job: ToolSampleJob) -> Iterator[Any]:
 
 
 def sample_tool(job: ToolSampleJob) -> Path:
-    """Sample one shard of a tool's quantized transformer; return the list of its chunks.
+    """Sample one shard of a tool's quantized transformer, and return the path of the list of its chunks.
 
     Recorded failures, errors and existing chunks are treated as `qdit.sampling.run.sample_checkpoint` does it.
     """

@@ -50,5 +50,5 @@ class SDNQ(Tool):
 
 
 def is_leaf(module: Any) -> bool:
-    """Whether a module has weights of its own."""
+    """Whether a module itself holds weights, not only modules inside it."""
     return getattr(module, "weight", None) is not None

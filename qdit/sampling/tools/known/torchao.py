@@ -34,7 +34,7 @@ class TorchAO(Tool):
 
 
 def configuration(request: Request) -> Any:
-    """torchao's configuration for these bits."""
+    """The configuration object of torchao that quantizes with these bits."""
     import torch
     from torchao import quantization as ao
 
