@@ -19,23 +19,23 @@ class QditError(Exception):
 
 
 class ConfigError(QditError):
-    """A configuration, option or argument is not allowed."""
+    """Error: a configuration, option or argument is not allowed."""
 
 
 class CheckpointError(QditError):
-    """Weights or a checkpoint cannot be used: they are missing, damaged, or have another shape."""
+    """Error: weights or a checkpoint cannot be used. They are missing, damaged, or have another shape."""
 
 
 class DataError(QditError):
-    """A data file (calibration set, samples, statistics, metrics) cannot be used."""
+    """Error: a data file (calibration set, samples, statistics, metrics) cannot be used."""
 
 
 class Diverged(DataError):
-    """A model made images or clips with NaN or infinity."""
+    """Error: a model made images or clips with NaN or infinity."""
 
 
 class Unsupported(QditError):
-    """A method does not support this bit width, model or mode. Tables show the reason."""
+    """Error: a method does not support this bit width, model or mode. Tables show the reason."""
 
 
 @contextmanager

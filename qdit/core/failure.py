@@ -57,7 +57,7 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """The text that a table shows."""
+        """The text about this failure that a table shows."""
         where = "unsupported" if self.kind == "unsupported" else f"failed in {self.step}"
         return f"{where}: {self.reason}"
 

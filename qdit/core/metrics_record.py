@@ -44,7 +44,7 @@ class Status(StrEnum):
 
 
 class Refused(DataError):
-    """A complete metrics.json that contradicts itself or the profile."""
+    """Error for a complete metrics.json that contradicts itself or the profile."""
 
 
 @dataclass(frozen=True)

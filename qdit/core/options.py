@@ -118,7 +118,7 @@ def adapter(options: type, name: str) -> TypeAdapter[Any]:
 
 
 def as_tuple(value: Any, annotation: Any) -> Any:
-    """The value; a list becomes a tuple if the annotation is a tuple."""
+    """The value unchanged, but a list becomes a tuple if the annotation is a tuple."""
     return tuple(value) if isinstance(value, list) and get_origin(plain(annotation)[0]) is tuple else value
 
 

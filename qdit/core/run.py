@@ -71,14 +71,14 @@ class Run:
 
     @property
     def weight_bits(self) -> int:
-        """Bits of the weights."""
+        """Number of bits of the weights."""
         return split_bits(self.bits)[0]
 
     @property
     def activation_bits(self) -> int:
-        """Bits of the activations."""
+        """Number of bits of the activations."""
         return split_bits(self.bits)[1]
 
     def folder(self, results: Path) -> Path:
-        """Folder of the run in the results of its profile."""
+        """Folder of the run's files, below the results folder of its profile."""
         return results / "runs" / self.path

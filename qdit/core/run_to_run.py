@@ -57,7 +57,10 @@ class RunToRun:
 
     @property
     def variance(self) -> float:
-        """Variance that the runs add to the mean over replicates (v in the docstring of this module); 0 for R = 1."""
+        """Variance v that the runs add to the mean over replicates; 0 for R = 1.
+
+        The module's docstring has the formula.
+        """
         if self.replicates < 2:
             return 0.0
         residuals = self.samples - self.samples.mean(axis=1, keepdims=True)

@@ -20,7 +20,7 @@ import numpy as np
 
 
 class Purpose(StrEnum):
-    """Purposes of random streams. Streams of different purposes are independent."""
+    """What a random stream is used for. Streams of different purposes are independent."""
 
     INITIAL_NOISE = "initial-noise"
     STEP_NOISE = "step-noise"

@@ -61,7 +61,7 @@ class FeatureJournal(Journal):
         return [self.features[pair] for pair in wanted]
 
     def fit(self, genome: Genome, images: int, fitness: float) -> None:
-        """Set the fitness of a genome whose features on all images are known."""
+        """Note the fitness of a genome, computed from its stored features on all images."""
         self.entries[genome, images] = fitness
         if self.listen is not None:
             self.listen(genome, images, fitness)

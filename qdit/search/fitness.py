@@ -177,7 +177,7 @@ class ImageFitness:
         return digest(self.swappable.source.state_dict())
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary of everything that the fitness depends on, except the genome. It goes into the journal."""
+        """Everything that the fitness depends on, except the genome, as a dictionary. It goes into the journal."""
         target: str | None = None
         if self.reference is not None:
             reference = {"mean": self.reference.mean, "covariance": self.reference.covariance}

@@ -48,7 +48,7 @@ class LatencyModel:
 
 
 def read_latency(path: Path) -> LatencyModel:
-    """Read a latency model. DataError if the file is not one."""
+    """Read a latency model from a file; DataError if the file holds no latency model."""
     content = read_json(path)
     try:
         if content["format"] != FORMAT or content["bench"] != "latency":

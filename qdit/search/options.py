@@ -1,4 +1,4 @@
-"""The kinds of searches and their options, as a command or a profile names them."""
+"""The kinds of searches and their options, by the names that commands and profiles use."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields

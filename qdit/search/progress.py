@@ -31,7 +31,10 @@ class Progress:
         self._bar.close()
 
     def begin(self) -> None:
-        """Start measuring time. Entries from an earlier attempt do not count for the estimate of the time left."""
+        """Start to measure time.
+
+        Entries that the journal had already do not count for the estimate of the time left.
+        """
         self._bar.initial = self._bar.n
         self._bar.start_t = self._bar.last_print_t = time.time()
 

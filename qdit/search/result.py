@@ -82,5 +82,5 @@ def write_allocation(path: Path, content: dict[str, Any]) -> None:
 
 
 def finite(value: float | None) -> float | None:
-    """The value; None if it is None or not finite."""
+    """The value, or None if it is not finite."""
     return None if value is None or not math.isfinite(value) else value

@@ -138,7 +138,7 @@ class SearchSpace:
 
     @property
     def costs(self) -> tuple[tuple[int, ...], ...]:
-        """Cost of each layer (row) with each size (column), as integers in the unit of the budget."""
+        """Cost of each layer (row) at each group size (column), as integers. `limit` is the budget in the same unit."""
         return self._units[0]
 
     @property
