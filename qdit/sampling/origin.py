@@ -31,12 +31,16 @@ PAIRED = "paired"
 class Origin:
     """Everything that a run's samples depend on.
 
-    family name of the family of networks. protocol every field of the protocol, the decoder's digest included. shape
-    shape of the latents or pixels of one sample. chunk number of samples computed as one batch. checkpoint_sha256
-    identity of the checkpoint. model facts about the checkpoint: method, bits, digest of the weights; None where it
-    does not say. mode name, kernel backend and further values that the mode depends on. code digest of the code that
-    samples. prompts count and digest of the prompts; None for images of classes. text_sha256 digest of the text
-    embeddings, if there are any.
+    family              name of the family of networks.
+    protocol            every field of the protocol, the decoder's digest included.
+    shape               shape of the latents or pixels of one sample.
+    chunk               number of samples computed as one batch.
+    checkpoint_sha256   identity of the checkpoint.
+    model               facts about the checkpoint: method, bits, digest of the weights; None where it does not say.
+    mode                name, kernel backend and further values that the mode depends on.
+    code                digest of the code that samples.
+    prompts             count and digest of the prompts; None for images of classes.
+    text_sha256         digest of the text embeddings, if there are any.
     """
 
     family: str

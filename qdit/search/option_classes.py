@@ -48,10 +48,11 @@ class EvolutionOptions(CheckedOptions):
 class RacingOptions:
     """Options of racing, in which a genome is first measured on few images and only promising genomes on more.
 
-    rungs numbers of images at which genomes are compared, ascending; the last one is the full number keep fraction of a
-    generation that goes from one rung to the next (rounded up) margin how much worse than the K-th best genome,
-    relatively, a genome may be and still go on parents K, the number of genomes from which the next generation is made
-    surrogate_keep fraction of a generation that is sampled at all, if scores of the layers order it first
+    rungs           numbers of images at which genomes are compared, ascending; the last one is the full number
+    keep            fraction of a generation that goes from one rung to the next (rounded up)
+    margin          how much worse than the K-th best genome, relatively, a genome may be and still go on
+    parents         K, the number of genomes from which the next generation is made
+    surrogate_keep  fraction of a generation that is sampled at all, if scores of the layers order it first
     """
 
     rungs: tuple[int, ...]
@@ -88,9 +89,10 @@ class RacingOptions:
 class ResponseOptions(CheckedOptions):
     """Options of a search by linear response. `genomes`: how many genomes of each round see one chunk of images.
 
-    finalists how many genomes of each last round see all images pool number of chunks; genome after genome takes the
-    next chunk. Full precision is sampled for all of them once apart smallest number of layers in which two genomes of a
-    round differ probes draws of random signs for the sensitivities of the layers, from which the model starts
+    finalists  how many genomes of each last round see all images
+    pool       number of chunks; each genome takes the next chunk. Full precision is sampled for all of them once
+    apart      smallest number of layers in which two genomes of a round differ
+    probes     draws of random signs for the sensitivities of the layers, from which the model starts
     """
 
     genomes: Rounds = (32, 8, 8, 8)
