@@ -21,7 +21,7 @@ Page = Literal["paper", "table1", "table3", "table6", "integer", "variants", "tr
 
 
 def fixed(decimals: int) -> Callable[[float], str]:
-    """A function that prints a number with this many decimals."""
+    """A function that writes a number as text with this many decimals."""
     return lambda value: f"{value:.{decimals}f}"
 
 

@@ -1,4 +1,4 @@
-"""Conversion of images to bytes: all protocols use the same rule."""
+"""Conversion of images to bytes (uint8), by the same rule for all protocols."""
 
 from typing import TYPE_CHECKING
 

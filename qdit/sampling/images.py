@@ -141,7 +141,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         return load_decoder(vae, config, dtype=protocol.dtype, device=device)
 
     def predictor(self, model: DiT, conditions: tuple[Tensor, ...], protocol: Protocol) -> Predictor:
-        """Function (x, timestep) → the network's noise, after guidance, and its variance."""
+        """Function (x, timestep) → the network's predicted noise (after guidance) and variance."""
         return denoiser(model, conditions[0], protocol.cfg_scale, dtype=protocol.dtype)
 
     def trajectory(

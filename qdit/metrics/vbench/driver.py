@@ -246,7 +246,7 @@ def by_vbench(
     weights: Path | None,
     device: str,
 ) -> tuple[float, list[tuple[str, Any]]]:
-    """Let VBench score links to exactly these clips: score of the dimension, and (clip, its score) for each clip."""
+    """Let VBench score links to exactly these clips; return the dimension's score and [(clip, its score)]."""
     videos, results, checkpoints = scratch / "videos", scratch / "results", scratch / "torch" / "hub" / "checkpoints"
     for folder in (videos, results, checkpoints):
         folder.mkdir(parents=True)
