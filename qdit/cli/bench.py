@@ -1,4 +1,7 @@
-"""`qdit bench`: measure kernels, sampling, memory, ranges and latency; each prints a table and writes a record."""
+"""`qdit bench`: measure kernels, sampling, memory, ranges and latency.
+
+Each command prints a table and writes a record.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +19,7 @@ Repeats = Annotated[int, typer.Option(min=2, help="Measurements of each candidat
 
 
 def finish(content: dict[str, Any], out: Path) -> None:
-    """Print a record's text and write the record."""
+    """Print the text of a benchmark's record, and write the record to `out`."""
     from qdit.bench.page import text_of
     from qdit.bench.record import write_record
 
@@ -31,7 +34,7 @@ def kernels(
     repeats: Repeats = 15,
     quick: Quick = False,
 ) -> None:
-    """Time the grouped linear beside other libraries.
+    """Time our linear layer with group quantization beside other libraries.
 
     The command measures the four linears of DiT-XL/2 with one thread, in CPU time. All candidates run alternately.
     OpenVINO and ONNX Runtime are measured if they are installed (pip install 'qdit[bench]').
@@ -56,8 +59,8 @@ def sampling(
 ) -> None:
     """Time sampling in every mode.
 
-    The modes are full precision, the papers' simulation, our simulation, and integers. The models have random weights:
-    the mini model, a DiT of width 192, and one block of DiT-XL/2.
+    The modes are full precision, simulation as the papers do it, our faster simulation, and integers. The models have
+    random weights: the mini model, a DiT of width 192, and one block of DiT-XL/2.
 
     \b
     Example:
@@ -97,7 +100,7 @@ def ranges(
     repeats: Repeats = 9,
     quick: Quick = False,
 ) -> None:
-    """Compare dynamic with static ranges.
+    """Compare dynamic with static ranges of activations.
 
     The command measures time and memory of W4A8 linears. Their input ranges are static, per token, or per token and
     group. Batch sizes and numbers of tokens vary.
@@ -119,7 +122,7 @@ def rounding(
     repeats: Repeats = 9,
     quick: Quick = False,
 ) -> None:
-    """Time an iteration of learned rounding.
+    """Time one iteration of learned rounding.
 
     The command measures a block of the mini model. It compares the time with that of torch's own operations, and
     with the time of the matrix products alone.
@@ -235,7 +238,7 @@ def full_size(
 ) -> None:
     """Run every step at DiT-XL/2's real shapes.
 
-    The weights are random. The steps are import, calibration, every method on two blocks, RTN and GPTQ on all blocks,
+    The weights are random. The parts are import, calibration, every method on two blocks, RTN and GPTQ on all blocks,
     one step at 256 and at 512 pixels, and decoding. Each part is its own process. All parts take hours and up to 15 GB
     of disk.
 
@@ -271,9 +274,10 @@ def floor(
     results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
     cores: Annotated[int, typer.Option(min=1, help="Cores of the run.")] = 2,
 ) -> None:
-    """Compare a run with the time that its floating-point operations need here.
+    """Compare the time of a run with the time that its floating-point operations need.
 
-    The float32 rate of one core is measured now; the machine should be idle. Finished jobs are in the results folder.
+    The command measures the float32 speed of one core now, so the machine should be idle. The times of the run's
+    finished jobs are in the results folder.
 
     \b
     Example:

@@ -26,9 +26,9 @@ def block(
     """Time one block of DiT-XL/2 for every row of a table.
 
     Each method quantizes a small random model. Its sites are enlarged to the width of DiT-XL/2, so that groups, ranks
-    and rotations keep their share. The integer kernels say which forms they can compute. Every form alternates with
-    float32 and bfloat16, with one thread and with two. The page of the table reads the record. The record is written
-    after each form, so a measurement that is stopped leaves what it has measured.
+    and rotations keep their share. The command times each block that the integer kernels can compute. It measures it in
+    turn with the same block in float32 and bfloat16, with one thread and with two. The page of the table reads the
+    record. The record is written after each block, so a stopped command leaves what it has measured.
 
     \b
     Examples:

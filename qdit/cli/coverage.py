@@ -1,4 +1,4 @@
-"""The command of the coverage study."""
+"""The command of the coverage study: how often the 95 % intervals hold the true difference."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,9 +20,9 @@ def coverage(
 ) -> None:
     """Study how often the 95 % intervals of differences hold the true difference.
 
-    The study simulates tables whose rows have replicates: other calibration data and other random draws on the same
-    images. It varies the variance between runs, from 0 to 100 times the variance that the choice of images gives. It
-    needs no results and no model, and takes less than ten minutes of one core.
+    The study simulates tables whose rows have replicates (other calibration data and random draws, on the same images).
+    It varies the variance between runs, from 0 to 100 times the variance that the choice of images gives. It needs no
+    results and no model, and takes less than ten minutes of one core.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Commands that bring data sets to their place: qdit data …"""
+"""Commands that get data sets: qdit data …"""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,7 @@
-"""Commands that score samples and write metrics.json. The samples say how they were made; flags can only repeat it."""
+"""Commands that score samples and write metrics.json.
+
+Samples hold their protocol; a flag about it can only repeat it.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +51,7 @@ def family_of_samples(samples: Path) -> str:
 
 
 def has_clips(samples: Path) -> bool:
-    """Whether the samples of a folder are clips, ours or imported ones."""
+    """Whether the samples of a folder are clips, made by this suite or imported."""
     from qdit.metrics.samples import listed_shards
 
     origin = listed_shards(samples)[0].origin
@@ -58,7 +61,7 @@ def has_clips(samples: Path) -> bool:
 
 
 def decoder_of(vae: Path | None, family: str) -> str | None:
-    """The name that a protocol gives to the decoder of these VAE files."""
+    """The name that a protocol gives to a VAE with these files; None without a VAE."""
     if vae is None:
         return None
     from qdit.models.vae_files import vae_sha256, video_vae_sha256
@@ -147,7 +150,10 @@ def evaluate(
 
 
 def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> dict[str, Any]:
-    """Bits and scope that the importer of samples claims. ConfigError for samples of this suite, which hold them."""
+    """Bits and scope that the user claims for imported samples.
+
+    ConfigError for samples of this suite, whose checkpoint holds bits and scope.
+    """
     from qdit.core.run import IMPORTED, split_bits
 
     if bits is None:
@@ -175,7 +181,7 @@ def score_images(
     lpips: Path | None = None,
     judges: "tuple[Mapping[str, Path], Mapping[str, Path]]" = ({}, {}),
 ) -> None:
-    """Score images by their features, a reference and the judges' files. This function loads no torch."""
+    """Score images by their features, a reference and the judges' files, without loading torch."""
     from qdit.metrics.run import Evaluator, evaluate_run
 
     if reference_file is None:
@@ -184,7 +190,7 @@ def score_images(
 
 
 def score_clips(job: "EvaluateJob", suite: Path | None, samples: int, instruments: Path, threads: int) -> None:
-    """Score clips by the instruments of mini-VBench."""
+    """Score clips by the networks of mini-VBench (*instruments*)."""
     from qdit.metrics.clip_run import evaluate_clips
     from qdit.mini.vbench.run import MiniVBench
 

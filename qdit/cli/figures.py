@@ -76,8 +76,8 @@ def errors(
     """Compare quantized models step by step.
 
     The command measures three errors against full precision: of the predicted noise at each timestep, of the
-    trajectory, and of each layer's output. If a method failed and its folder has no checkpoint, the method stands
-    without values.
+    trajectory, and of each layer's output. If a method failed and its folder has no checkpoint, the file lists the
+    method without values.
 
     \b
     Example:

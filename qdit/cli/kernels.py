@@ -1,4 +1,4 @@
-"""`qdit kernels`: build and show the compiled kernels. Without it they are built at their first use."""
+"""`qdit kernels`: build and show the compiled kernels. Without this command they are built at their first use."""
 
 from typing import Annotated
 

@@ -75,7 +75,7 @@ def options(
     benchmark: Annotated[Path | None, typer.Option(help="Write time and peak memory to this JSON.")] = None,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
-    """Options of all commands. Without a command, the help is shown."""
+    """Read the options of all commands. Without a command, the help is shown."""
     if debug:
         os.environ[DEBUG] = "1"
     if benchmark:
@@ -144,7 +144,7 @@ def one_line(problem: Exception) -> str:
 
 
 def write_benchmark(path: Path, seconds: float) -> None:
-    """Write wall and processor time in seconds and peak memory in MiB of this process.
+    """Write the wall time and processor time (seconds) and the peak memory (MiB) of this process to a JSON file.
 
     They do not belong to any result.
     """
@@ -156,9 +156,10 @@ def write_benchmark(path: Path, seconds: float) -> None:
 
 
 def require_words(words: Sequence[str]) -> None:
-    """Raise ConfigError for an empty argument.
+    """Raise ConfigError for an empty argument of the command line.
 
-    It comes from a shell variable that is not set, and would be the current folder, a default or every row.
+    An empty argument comes from a shell variable that is not set. It would be read as the current folder, a default or
+    every row.
     """
     for before, word in zip(["qdit", *words], words, strict=False):
         flag, equals, value = word.partition("=")
@@ -172,12 +173,15 @@ def require_words(words: Sequence[str]) -> None:
 
 @cache
 def whole_command() -> Callable[..., Any]:
-    """The command line as one object. It takes a tenth of a second. The command server makes it once for all jobs."""
+    """Build the whole command line as one object, in a tenth of a second.
+
+    The command server builds it once for all jobs.
+    """
     return typer.main.get_command(app)
 
 
 def main() -> None:
-    """Entry point. Bad input gives one line on stderr and exit code 2."""
+    """Run the command line. Bad input gives one line on stderr and exit code 2."""
     start = time.monotonic()
     try:
         require_words(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""Commands about methods: list them, and begin a new one."""
+"""Commands about methods: list them, or write the files of a new one."""
 
 from typing import Annotated
 
@@ -29,9 +29,10 @@ def methods(
 def method(
     name: Annotated[str, typer.Argument(help="Name in configurations and tables, e.g. my-method.")],
 ) -> None:
-    """Begin a method.
+    """Begin a new quantization method.
 
-    The command writes a method that works, its test, and an overlay that runs it. Change them (docs/add-a-method.md).
+    The command writes a working method, its test, and an overlay that runs it. You then change these files
+    (docs/add-a-method.md).
 
     \b
     Example:

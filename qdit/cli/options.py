@@ -17,9 +17,7 @@ EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 
 
 def shipped(value: Path | None) -> Path | None:
-    """Callback for arguments with weights or prompts: takes the shipped file, if the current folder has none of this
-    name.
-    """
+    """Callback for arguments with weights or prompts: it takes the shipped file if the current folder has none."""
     return None if value is None else shipped_path(value)
 
 
@@ -53,7 +51,7 @@ RecordFailure = Annotated[
 
 
 def check_threads(threads: int) -> None:
-    """ConfigError for more threads than this machine has cores. With more threads torch crashes or hangs."""
+    """Raise ConfigError for more threads than this machine has cores. With more, torch crashes or hangs."""
     require_cores("--threads", threads)
 
 
@@ -66,7 +64,7 @@ def use_threads(threads: int) -> None:
 
 
 def use_blas_threads(threads: int) -> None:
-    """Set the number of CPU threads of numpy. Numpy reads the number once, when it is imported."""
+    """Set the number of CPU threads of numpy. Call it before numpy is imported: numpy reads the number only then."""
     check_threads(threads)
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = str(threads)
@@ -105,9 +103,9 @@ Results = Annotated[Path | None, typer.Option(help="Folder of the profile's resu
 
 @contextmanager
 def on_device(device: str) -> Iterator[str]:
-    """Context manager that gives a device:
+    """Context manager that reserves a device and yields its name: `cpu`, or `cuda:N`.
 
-    `cpu`, or `cuda:N` that no other command of the suite uses at the same time.
+    No other command of the suite uses this GPU at the same time.
     """
 
     def count() -> int:
@@ -120,7 +118,7 @@ def on_device(device: str) -> Iterator[str]:
 
 
 def parse_json_object(text: str, flag: str) -> dict[str, Any]:
-    """Parse the JSON object in a flag's value."""
+    """Parse a flag's value as a JSON object; ConfigError names the flag."""
     from qdit.core.files import parse_json
 
     try:
@@ -133,7 +131,7 @@ def parse_json_object(text: str, flag: str) -> dict[str, Any]:
 
 
 def parse_pairs(pairs: list[str], flag: str) -> dict[str, Path]:
-    """Parse `kind=path` flags into a dictionary."""
+    """Parse the values `kind=path` of a repeated flag into a dictionary from kinds to paths."""
     paths = {}
     for pair in pairs:
         kind, separator, path = pair.partition("=")

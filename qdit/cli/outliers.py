@@ -1,4 +1,4 @@
-"""The command of the outlier study."""
+"""The command of the outlier study: how a DiT becomes hard to quantize during its training."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""Commands around a full reproduction: explain, export, fetch, check-file and imports."""
+"""Commands for a full reproduction: explain, export, fetch, check-file and imports."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The command of the power study."""
+"""The command of the power study: how many images each metric needs to separate methods."""
 
 from pathlib import Path
 from typing import Annotated

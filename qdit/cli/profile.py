@@ -84,7 +84,7 @@ def times(
     profile: Profile = MINI,
     results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
 ) -> None:
-    """Show how long tables and methods took.
+    """Show how many seconds tables and methods took.
 
     The seconds are those of the jobs of a finished workflow, as Snakemake measured them. Each job has one thread. A run
     that belongs to several tables counts in each of them.

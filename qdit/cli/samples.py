@@ -109,7 +109,7 @@ def import_samples(
 
 
 def import_clips_of(folder: Path, out: Path, suite: Path | None, samples: int, chunk: int, like: Path | None) -> None:
-    """Take the MP4 files of a folder as samples."""
+    """Import the MP4 files of a folder as samples, and print what was made."""
     from qdit.metrics.imported_clips import import_clips
 
     if like is None:

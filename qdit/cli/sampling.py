@@ -1,4 +1,4 @@
-"""Read the flags of sampling commands: the model's family, the protocol and the prompts, for images and for clips."""
+"""Reading of the flags of sampling commands: the model's family, the protocol and the prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,9 +72,10 @@ class Flags:
     for_clips: Mapping[str, Any] = field(default_factory=dict)
 
     def family(self, named: str | None) -> str:
-        """The model's family. If the file cannot be read, the family that fits the flags.
+        """The model's family, given its name from the file or None if the file could not be read.
 
-        ConfigError names the first flag that the family does not have.
+        Without a name it is the family that fits the flags. ConfigError names the first flag that the family does not
+        have.
         """
         clips = {**self.clips, **self.for_clips}
         if named is None:
@@ -89,14 +90,14 @@ class Flags:
         return named
 
     def protocol(self, family: str, *, latents: bool) -> "Sampled":
-        """The family's protocol with the values of these flags. Fields without a flag get the usual value."""
+        """Make the family's protocol with the values of these flags. Fields without a flag get their usual value."""
         if family == "stdit3":
             return clip_protocol(latents=latents, **self.common, **self.clips)
         return image_protocol(**self.common, **self.images)
 
 
 def image_protocol(**values: Any) -> "Protocol":
-    """Protocol of images. None stands for the usual value: 20 steps of DDIM without guidance."""
+    """Make a protocol of images. A value None becomes the usual one: 20 steps of DDIM without guidance."""
     from qdit.sampling.protocol import Protocol
 
     usual: dict[str, Any] = {"sampler": "ddim", "steps": 20, "cfg_scale": 1.0}
@@ -104,10 +105,10 @@ def image_protocol(**values: Any) -> "Protocol":
 
 
 def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
-    """Protocol of clips.
+    """Make a protocol of clips.
 
-    None stands for the usual value. For models of pixels it is that of the moving digits, for models of latents that of
-    Open-Sora 1.2.
+    A value None becomes the usual one: that of the moving digits for models of pixels, that of Open-Sora 1.2 for models
+    of latents.
     """
     from dataclasses import replace
 
@@ -118,7 +119,7 @@ def clip_protocol(*, latents: bool, **values: Any) -> "FlowProtocol":
 
 
 def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol":
-    """Protocol of clips in the size of the moving digits."""
+    """Make a protocol of clips that have the size of the moving digits."""
     from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE
     from qdit.sampling.flow_protocol import FlowProtocol
 
@@ -129,14 +130,14 @@ def flow(steps: int, cfg_scale: float, shift: float, seed: int) -> "FlowProtocol
 def protocol(
     sampler: str, steps: int, cfg_scale: float, seed: int, dtype: str = "float32", vae: Path | None = None
 ) -> "Protocol":
-    """Protocol of images from flags that are all set."""
+    """Make a protocol of images from values that are all given."""
     from qdit.sampling.protocol import Protocol, decoder_name
 
     return Protocol(sampler, steps, cfg_scale, seed, dtype, decoder_name(vae))  # type: ignore[arg-type]
 
 
 def family_of_checkpoint(folder: Path) -> str | None:
-    """Family of a quantized checkpoint. None if the folder does not say it; the step itself then reports an error."""
+    """Family of a quantized checkpoint. None if the folder does not say it; then a later step reports the error."""
     from qdit.core.errors import QditError
     from qdit.quant.folder import read_config
 
@@ -148,7 +149,7 @@ def family_of_checkpoint(folder: Path) -> str | None:
 
 
 def family_of_weights(path: Path) -> str | None:
-    """Family of full-precision weights. None if the file is unreadable; the step itself then reports an error.
+    """Family of full-precision weights. None if the file is unreadable; then a later step reports the error.
 
     For safetensors only the header is read.
     """
@@ -182,7 +183,7 @@ def prompts_of(suite: Path | None) -> "list[Prompt]":
 
 
 def clips_of_suite(suite: Path | None, count: int, *, latents: bool) -> list[tuple[str, int]]:
-    """(prompt, number) of every clip of a run, `count` of each prompt.
+    """List of (prompt, number) for every clip of a run, with `count` clips of each prompt.
 
     ConfigError for a model of latents without a suite.
     """
@@ -197,7 +198,10 @@ def clips_of_suite(suite: Path | None, count: int, *, latents: bool) -> list[tup
 
 
 def training_texts() -> Any:
-    """Prompts for calibration. They are drawn like those of training, with a seed that no suite has."""
+    """Prompts for calibration.
+
+    They are drawn by the same rule as the training prompts, with a seed that no suite has.
+    """
     from qdit.mini.data.moving_digits import draw_scenario
     from qdit.mini.data.moving_digits_prompts import encode
 
@@ -205,7 +209,10 @@ def training_texts() -> Any:
 
 
 def is_pipeline(weights: Path, prompts: Path | None) -> bool:
-    """Whether `qdit calibrate` calls a pipeline. ConfigError for one without prompts, and for prompts without one."""
+    """Whether `qdit calibrate` must call a pipeline, because `weights` is a pipeline folder.
+
+    ConfigError for a pipeline without prompts, and for prompts without a pipeline.
+    """
     from qdit.sampling.pipeline_folder import is_pipeline_folder
 
     is_folder = is_pipeline_folder(weights)
@@ -227,7 +234,7 @@ def calibrate_pipeline(
     arguments: str,
     device: str,
 ) -> str:
-    """Record the calls of the pipeline that the flags are for; return the line that says what was made.
+    """Record calibration data from the pipeline that the flags name. Return the line that says what was made.
 
     ConfigError for a flag that no pipeline has.
     """

@@ -77,7 +77,7 @@ def make_job(
     vae: Path | None = None,
     device: str = "cpu",
 ) -> "SearchJob":
-    """Make the search job that the flags describe."""
+    """Make the inputs of a search from the values of flags."""
     from qdit.core.run import split_bits
     from qdit.methods.quantize import check_bits
     from qdit.search.job import SearchJob

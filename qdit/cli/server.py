@@ -2,9 +2,9 @@
 
 Importing torch takes seconds and the suite's modules a quarter of a second. A workflow of the mini profile starts
 hundreds of short commands. The server imports the packages and, if it is given the folder of the suite's sources, the
-modules of the steps. A command runs the suite's code that is on disk: if a source file of an imported module has
-changed since, or if the client has other sources or wants more than one thread, the command runs in a new interpreter.
-A command has the working folder, environment, output streams and exit code of its client. Without a server, the client
+modules of the steps. A command always runs the code that is on disk: if a source file of an imported module has changed
+since, or if the client has other sources or wants more than one thread, the command runs in a new interpreter. A
+command has the working folder, environment, output streams and exit code of its client. Without a server, the client
 runs the command itself.
 
     python qdit/cli/server.py serve SOCKET [SOURCES]  until standard input closes, that is, until its starter ends
@@ -76,7 +76,7 @@ def run(address: Path, arguments: list[str]) -> NoReturn:
 
 
 def state_of(path: str) -> tuple[int, ...]:
-    """Identity of a file's content: it changes if the file is edited or replaced. () if there is no file."""
+    """Numbers that change if a file is edited or replaced (inode, size and times); empty if there is no file."""
     try:
         facts = Path(path).stat()
     except OSError:
@@ -107,7 +107,7 @@ class Loaded:
         self.states = {path: state for path, state in states.items() if path in files}
 
     def serves(self, environment: dict[str, str]) -> bool:
-        """Whether a command with this environment would import the modules that this process has imported."""
+        """Whether the server may run a command with this environment: its imported modules must be the right ones."""
         if any(environment.get(name, "1") != "1" for name in THREADS):
             return False
         folder = environment.get("PYTHONPATH", "").partition(os.pathsep)[0]
@@ -147,7 +147,7 @@ def serve(address: Path, sources: Path | None = None) -> None:
 
 
 def accept(listener: socket.socket, selector: selectors.BaseSelector, children: dict[int, int], loaded: Loaded) -> None:
-    """Start a child process for a new client. Watch both, because either can end first."""
+    """Start a child process for a new client. Then watch the child and the client, because either can end first."""
     connection, _ = listener.accept()
     head, streams, _, _ = socket.recv_fds(connection, LENGTH.size, 2)
     length = LENGTH.unpack(head)[0] if len(head) == LENGTH.size and len(streams) == 2 else 0
@@ -169,7 +169,7 @@ def accept(listener: socket.socket, selector: selectors.BaseSelector, children: 
 
 
 def received(source: RawIOBase, length: int) -> bytes:
-    """The whole request of a client; nothing if the client ended too early."""
+    """Read the whole request of a client; the result is empty if the client ended too early."""
     text = b""
     while len(text) < length:
         block = source.read(length - len(text))
@@ -180,7 +180,7 @@ def received(source: RawIOBase, length: int) -> bytes:
 
 
 def finish(pair: tuple[int, socket.socket], selector: selectors.BaseSelector, children: dict[int, int]) -> None:
-    """Tell the client its command's exit code. If the client is gone, kill its command."""
+    """Tell the client the exit code of its command. If the client is gone, kill the command."""
     ended, connection = pair
     process = children[ended]
     with contextlib.suppress(ProcessLookupError):
@@ -197,7 +197,7 @@ def finish(pair: tuple[int, socket.socket], selector: selectors.BaseSelector, ch
 
 
 def become_command(streams: list[int], request: dict[str, Any], loaded: Loaded) -> NoReturn:
-    """In the child: take over the client's folder, environment and streams, and run the command."""
+    """Run a client's command in the child process, with the client's folder, environment and output streams."""
     code = 1
     try:
         for descriptor, theirs in zip((1, 2), streams, strict=True):

@@ -313,7 +313,7 @@ def sample(
 
 
 def sampler_of_mode(mode: str) -> "Callable[[SampleJob], object]":
-    """The function that samples in a mode; ConfigError for an unknown mode."""
+    """The function that samples in this mode (simulate or integer); ConfigError for an unknown mode."""
     if mode == "simulate":
         from qdit.sampling.run import sample_checkpoint
     elif mode == "integer":

@@ -54,7 +54,7 @@ def install(folder: Annotated[Path, typer.Argument(help="Folder of the environme
 
 @app.command(name="list")
 def list_tools() -> None:
-    """List the tools: licence, address, and what each does at which bits.
+    """List the tools, with licence, address, and what each does at which bits.
 
     \b
     Example:
@@ -172,9 +172,9 @@ def speed(
 ) -> None:
     """Measure how fast a quantized network samples, and its bytes in memory.
 
-    Checkpoints of this suite are measured in simulated and in integer mode, tools in their own process. The time is
-    the CPU time of the network alone. With --full-precision both networks sample in turn, so the ratio is of one run
-    on one processor, which speed.json names.
+    Checkpoints of this suite are measured in simulated and in integer mode, tools in their own process. The time is the
+    CPU time of the network alone. With --full-precision both networks sample in turn in one run. So the ratio compares
+    them on the same processor, which speed.json names.
 
     \b
     Examples:
@@ -194,14 +194,14 @@ def speed(
 
 
 def sample_job(folder: Path, out: Path, protocol: "Protocol", *, images: int, chunk: int) -> "SampleJob":
-    """A job of sampling images from flags."""
+    """Make the job that samples images, from the values of flags."""
     from qdit.sampling.run import SampleJob
 
     return SampleJob(folder, out, protocol, images, chunk)
 
 
 def replaced(job: "SampleJob", **values: object) -> "SampleJob":
-    """The job with other values."""
+    """A copy of the job with these fields changed."""
     from dataclasses import replace
 
     return replace(job, **values)  # type: ignore[arg-type]

@@ -95,7 +95,7 @@ def run(
     """Score clips in one dimension of VBench.
 
     Every clip of the dimension must exist, be complete, and have as many frames as the others. With --listing, the
-    clips must be the files that the list names. If the run failed, the result is this failure.
+    clips must be the files that the list names. If sampling failed, the result is the recorded failure.
 
     \b
     Example:

@@ -1,4 +1,4 @@
-"""`qdit video search`: the search for group sizes of a video model."""
+"""`qdit video search`: the command that searches group sizes for a video model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast

@@ -1,1 +1,1 @@
-"""Code that every room uses: errors, files, seeds, integer arithmetic, digests, locks, names of metrics."""
+"""Code that all rooms use: errors, files, seeds, integer arithmetic, digests, locks and the registry of metrics."""

@@ -21,9 +21,10 @@ SMALLEST_RANGE = 1e-5
 
 @dataclass(frozen=True)
 class Granularity:
-    """Which elements share a pair (scale, zero_point): `tensor`, `channel` (row of a weight), `token` or `group`.
+    """Which elements of a tensor share one scale and one zero point: `tensor`, `channel`, `token` or `group`.
 
-    A token is a row of an activation. Groups lie along the input dimension.
+    `tensor`: all elements. `channel`: one row of a weight. `token`: one row of an activation. `group`: `group_size`
+    consecutive elements of a row.
     """
 
     kind: Literal["tensor", "channel", "token", "group"]
@@ -48,7 +49,10 @@ class Granularity:
 
 
 def group(x: Tensor, group_size: int | None) -> Tensor:
-    """Divide the last dimension into groups: (…, d) → (…, d / g, g). None makes one group of the whole row."""
+    """Divide the last dimension into groups: (…, d) → (…, d / g, g), where g is the group size.
+
+    Without a group size (None) the whole row is one group.
+    """
     width = x.shape[-1]
     size = width if group_size is None else group_size
     check_group_size(size, width, "group")
@@ -56,9 +60,9 @@ def group(x: Tensor, group_size: int | None) -> Tensor:
 
 
 def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Minimum and maximum over the last dimension, which is dropped.
+    """Minimum and maximum of each group: (…, groups, g) → two tensors (…, groups).
 
-    The function halves the dimension again and again. On CPUs the elementwise minimum of long slices is several times
+    The function compares the two halves of the last dimension until one element is left. On CPUs this is several times
     faster than a reduction over a short last dimension.
     """
     low = high = groups
@@ -71,15 +75,16 @@ def group_extremes(groups: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def ungroup(x: Tensor) -> Tensor:
-    """Join groups again: (…, groups, g) → (…, d)."""
+    """Undo `group`: join the groups of each row, (…, groups, g) → (…, d)."""
     return x.flatten(-2)
 
 
 def minmax_asymmetric(low: Tensor, high: Tensor, bits: int, *, include_zero: bool = True) -> tuple[Tensor, Tensor]:
-    """Scale and zero point from ranges, as in Q-DiT's release: Eq. 7–8 with rounding and a clamped zero point.
+    """Scale and zero point from the smallest and largest values, by Q-DiT's Eq. 7–8 as its released code computes them.
 
-    With `include_zero` the range is extended to contain 0. Without it (the released form) the zero point is clamped
-    although the range lacks 0. A group of positive values then collapses to one value.
+    The zero point is rounded and clamped to the codes. With `include_zero` the range is first extended to contain 0.
+    Without it (as in the released code) the zero point of a range that lacks 0 is clamped, and a group of positive
+    values then collapses to one value.
     """
     if include_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
@@ -89,39 +94,37 @@ def minmax_asymmetric(low: Tensor, high: Tensor, bits: int, *, include_zero: boo
 
 
 def minmax_symmetric(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Scale and zero point for symmetric codes in [−2^(b−1), 2^(b−1) − 1]; the zero point is 0 (Q-DiT, symmetric
-    flags).
-    """
+    """Scale for symmetric codes in [−2^(b−1), 2^(b−1) − 1]; the zero point is 0 (as Q-DiT's code can be set)."""
     bound = torch.maximum(low.abs(), high.abs()).clamp(min=SMALLEST_RANGE)
     scale = bound / (2 ** (bits - 1) - 1)
     return scale, torch.zeros_like(scale)
 
 
 def code_range(bits: int, *, symmetric: bool) -> tuple[int, int]:
-    """Smallest and largest code."""
+    """Smallest and largest code of this number of bits."""
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if symmetric else (0, 2**bits - 1)
 
 
 def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool = False) -> Tensor:
-    """Codes of x, as floating point; scale and zero point are broadcast against x."""
+    """Codes of x: whole numbers, stored as floating point. Scale and zero point are broadcast against x."""
     low, high = code_range(bits, symmetric=symmetric)
     return (x / scale).round_().add_(zero_point).clamp_(low, high)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
-    """(codes − zero_point) · scale."""
+    """Values that the codes stand for: (codes − zero_point) · scale."""
     return (codes - zero_point).mul_(scale)
 
 
 def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, symmetric: bool = False) -> Tensor:
-    """Quantize and dequantize x in floating point (Eq. 1)."""
+    """Quantize x and dequantize it again in floating point (Q-DiT Eq. 1)."""
     low, high = code_range(bits, symmetric=symmetric)
     codes = (x / scale).round_().add_(zero_point).clamp_(low, high)
     return codes.sub_(zero_point).mul_(scale)
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
-    """Pack codes 0 … 2^bits − 1, integers (rows, width), into bytes (rows, ⌈width · bits / 8⌉), for 1 to 8 bits.
+    """Pack codes, integers (rows, width) from 0 to 2^bits − 1, into bytes (rows, ⌈width · bits / 8⌉); 1 to 8 bits.
 
     A row is one string of bits, least significant bit first, padded with zeros to whole bytes. At 4 bits a byte holds
     two codes (the first in its low half). At 6 bits three bytes hold four codes. At 8 bits the codes are the bytes.
@@ -139,9 +142,9 @@ def pack_codes(codes: Tensor, bits: int) -> Tensor:
 
 
 def unpack_codes(packed: Tensor, bits: int, shape: tuple[int, int]) -> Tensor:
-    """Inverse of `pack_codes`: bytes (rows, bytes) → int16 codes of `shape` (rows, width).
+    """Undo `pack_codes`: uint8 (rows, bytes of a row) → int16 codes of `shape` (rows, width).
 
-    Raises CheckpointError if the bytes cannot be such codes.
+    Raises CheckpointError if the bytes cannot be codes of this shape.
     """
     _check_packable(bits)
     rows, width = shape

@@ -1,4 +1,4 @@
-"""Devices of torch, and arithmetic on GPUs that is the same in every run."""
+"""Devices of torch, and settings with which a GPU computes the same bits in every run."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 def torch_device(device: str) -> torch.device:
-    """Device of a name (`cpu`, `cuda:N`), on a GPU with arithmetic that is the same in every run.
+    """The torch device of this name (`cpu`, `cuda:N`). On a GPU, torch is set to compute the same bits in every run.
 
-    TensorFloat-32 is off: it would round the inputs of float32 products to ten bits. With deterministic algorithms,
-    torch fills new memory with NaN. This is switched off: it takes time, and it changes no result that is written
-    before it is read.
+    TensorFloat-32 is switched off: it would round the inputs of float32 products to ten bits. With deterministic
+    algorithms, torch fills new memory with NaN. This is switched off too: it takes time, and it changes no result that
+    is written before it is read.
     """
     device_of_name = torch.device(device)
     if device_of_name.type == "cuda":
@@ -27,9 +27,9 @@ def torch_device(device: str) -> torch.device:
 
 @contextmanager
 def tensor_float_32(*, enabled: bool) -> Iterator[None]:
-    """Inside this context GPUs round the inputs of float32 matrix products to ten bits, if `enabled`.
+    """Context manager: if `enabled`, GPUs round the inputs of float32 matrix products to ten bits inside it.
 
-    Convolutions stay float32. CPUs have no such arithmetic, so nothing changes there.
+    Convolutions stay float32. CPUs have no such rounding, so nothing changes there.
     """
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = enabled
@@ -40,5 +40,8 @@ def tensor_float_32(*, enabled: bool) -> Iterator[None]:
 
 
 def device_after(move: Callable[[Tensor], Tensor], tensor: Tensor) -> torch.device:
-    """Device to which the function `move` of a module's `_apply` moves tensors. Nothing is said about their types."""
+    """The device to which `move` sends `tensor`. `move` is the function that torch's `Module._apply` gets.
+
+    `move` may also change the type of a tensor; the result says nothing about that.
+    """
     return move(torch.empty(0, device=tensor.device)).device

@@ -1,11 +1,11 @@
-"""Digest of code: one hash over the sources of all modules that a step imports. Snakemake does not see them.
+"""Digest of code: one hash over the sources of all modules that a step imports, because Snakemake does not see them.
 
 `code_digest` hashes the sources that some modules import, directly or indirectly. It follows imports within this
 repository's packages and within the packages of the modules, because a method may lie in another package. So an edit of
 a file changes the digest of exactly the steps that import it. A module that is loaded by name at run time (a method, an
 extractor) is not seen; the caller must name it. A module that reads data files (templates, style sheets) names their
-folders in `PACKAGE_DATA`, relative to its own folder; these files count too. `qdit.core.source_facts` remembers what
-each source imports, by its content.
+folders in `PACKAGE_DATA`, relative to its own folder; these files count too. `qdit.core.source_facts` keeps a list of
+the imports of each source, found by the content of the source.
 
 The digest is our own code, because no library follows imports without running them.
 """
@@ -22,7 +22,7 @@ from qdit.core.source_facts import DATA_CONSTANT, SourceFacts, remember, source_
 
 
 def data_files(module_path: Path, folder_names: tuple[str, ...]) -> list[Path]:
-    """Files of the folders that a module names in `PACKAGE_DATA`, sorted; without hidden files and subfolders.
+    """Sorted files of the folders that a module names in its `PACKAGE_DATA`, without hidden files and subfolders.
 
     Raises ConfigError if a folder does not exist.
     """
@@ -36,7 +36,7 @@ def data_files(module_path: Path, folder_names: tuple[str, ...]) -> list[Path]:
 
 
 class Sources:
-    """Source files of modules. Each is read once, so several digests at one moment cost little more than one.
+    """Reader of the source files of modules. It reads each file once, so further digests cost little.
 
     With `root` our own packages lie below this folder; otherwise they lie where they are installed.
     """
@@ -108,5 +108,8 @@ def import_closure(*modules: str, root: Path | None = None) -> list[Path]:
 
 
 def code_digest(*modules: str, root: Path | None = None) -> str:
-    """Sha256 over names and contents of all files in the modules' import closure; ConfigError for a missing module."""
+    """Sha256 over names and contents of all files that the modules import, directly or indirectly, and of the modules.
+
+    Raises ConfigError as `import_closure` does.
+    """
     return Sources(root).digest(*modules)

@@ -10,7 +10,7 @@ SPARE = 1 << 24
 
 
 def require_room(folder: Path, size: float, what: str) -> None:
-    """Raise DataError if the disk of `folder` has no room for `size` bytes; `what` names them in the message."""
+    """Raise DataError if the disk of `folder` has no room for `size` bytes. `what` names these bytes in the message."""
     parent = next(ancestor for ancestor in (folder.absolute(), *folder.absolute().parents) if ancestor.is_dir())
     free = shutil.disk_usage(parent).free
     if size + SPARE > free:

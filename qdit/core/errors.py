@@ -19,28 +19,28 @@ class QditError(Exception):
 
 
 class ConfigError(QditError):
-    """A configuration, option or argument is not allowed."""
+    """Error: a configuration, option or argument is not allowed."""
 
 
 class CheckpointError(QditError):
-    """Weights or a checkpoint cannot be used: they are missing, damaged, or have another shape."""
+    """Error: weights or a checkpoint cannot be used. They are missing, damaged, or have another shape."""
 
 
 class DataError(QditError):
-    """A data file (calibration set, samples, statistics, metrics) cannot be used."""
+    """Error: a data file (calibration set, samples, statistics, metrics) cannot be used."""
 
 
 class Diverged(DataError):
-    """The images or clips of a model are not finite."""
+    """Error: a model made images or clips with NaN or infinity."""
 
 
 class Unsupported(QditError):
-    """A method cannot do this bit width, model or mode. Tables show the reason."""
+    """Error: a method does not support this bit width, model or mode. Tables show the reason."""
 
 
 @contextmanager
 def naming(what: str) -> Iterator[None]:
-    """Context manager: the message of every error inside it begins with a name, for example of a layer or a file."""
+    """Context manager: every error inside it gets a name before its message, for example of a layer or a file."""
     try:
         yield
     except QditError as problem:

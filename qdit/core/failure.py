@@ -1,4 +1,4 @@
-"""Recorded failures. A step that fails writes the reason; later steps pass it on, so the workflow continues.
+"""Recorded failures. A step that fails writes the reason to a file; later steps copy it, so the workflow continues.
 
 A failure of the method itself belongs to its row of the table. All other failures (a wrong option, a damaged file,
 memory, a device, a kernel library, a killed process) belong to no row. Then the job fails and is repeated.
@@ -24,7 +24,7 @@ KINDS = ("unsupported", "failed")
 
 @dataclass(frozen=True)
 class Failure:
-    """A failed step (quantize or sample), whether the method declared it unsupported, and the reason in one line."""
+    """The record of a failed step: its name (quantize or sample), failed or unsupported, and the reason in one line."""
 
     step: str
     kind: Literal["unsupported", "failed"]
@@ -32,14 +32,14 @@ class Failure:
 
     @classmethod
     def of(cls, step: str, problem: Exception) -> Self:
-        """The failure for an exception in a step."""
+        """The record of an exception that a step raised."""
         words = str(problem) if isinstance(problem, QditError) else f"{type(problem).__name__}: {problem}"
         reason = " ".join(words.split())
         return cls(step, "unsupported" if isinstance(problem, Unsupported) else "failed", reason)
 
     @classmethod
     def within(cls, record: Any) -> Self | None:
-        """Read the failure from a JSON value; None if it holds none.
+        """Read the failure that a JSON object holds; None if it holds none.
 
         TypeError if it is incomplete, if a field has another type, or if its digest is not that of its fields: then it
         was written by hand or edited.
@@ -57,20 +57,23 @@ class Failure:
 
     @property
     def text(self) -> str:
-        """The text that a table shows."""
+        """The text about this failure that a table shows."""
         where = "unsupported" if self.kind == "unsupported" else f"failed in {self.step}"
         return f"{where}: {self.reason}"
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a failure from a table's text, also after "full precision: ". For other texts the step is unknown."""
+        """Read a failure from the text of a table cell, also after "full precision: ".
+
+        If the text does not name the step, the step of the result is empty.
+        """
         words = text.removeprefix("full precision: ")
         if match := re.fullmatch(r"failed in (\w+): (.*)", words, re.DOTALL):
             return cls(match[1], "failed", text)
         return cls("", "unsupported" if words.startswith("unsupported: ") else "failed", text)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary with a digest of the fields, for JSON."""
+        """The failure as a dictionary for JSON, with a digest of its fields."""
         return {KEY: asdict(self) | {DIGEST: sha256_json(asdict(self))}}
 
 
@@ -105,7 +108,7 @@ BY_METHOD = "_qdit_by_method"
 
 @contextmanager
 def method_code() -> Iterator[None]:
-    """Context manager for a method's own code. It marks exceptions from this code."""
+    """Context manager around a method's own code. It marks exceptions that leave this code (`is_by_method`)."""
     try:
         yield
     except Exception as problem:
@@ -114,7 +117,7 @@ def method_code() -> Iterator[None]:
 
 
 def is_by_method(problem: BaseException) -> bool:
-    """Whether an exception left a method's own code (see `method_code`)."""
+    """Whether an exception came out of a method's own code (it left a `method_code` context)."""
     return bool(getattr(problem, BY_METHOD, False))
 
 
@@ -131,9 +134,10 @@ def is_result(problem: BaseException) -> bool:
 
 @contextmanager
 def recording(step: str, write: Callable[[Failure], object], *, enabled: bool) -> Iterator[None]:
-    """Context manager that records a method's result (`is_result`). Traceback and one line go to stderr.
+    """Context manager that records a failure of the method (`is_result`) with `write`, instead of raising it.
 
-    Every other exception is raised again. If not `enabled`, all exceptions are raised again.
+    The traceback and one line go to stderr. Every other exception is raised. If not `enabled`, all exceptions are
+    raised.
     """
     try:
         yield
@@ -147,14 +151,14 @@ def recording(step: str, write: Callable[[Failure], object], *, enabled: bool) -
 
 
 def say(text: str) -> None:
-    """Print one line on stderr."""
+    """Print one line about a recorded failure on stderr."""
     sys.stderr.write(f"qdit: recorded: {text}\n")
 
 
 def is_of_the_machine(problem: BaseException) -> bool:
-    """Whether an exception (or its cause) is about the machine, so that a second attempt may succeed.
+    """Whether the machine caused an exception (directly or as the cause of it), so that a second attempt may succeed.
 
-    These are memory, devices, files, processes, kernel libraries and packages.
+    Such exceptions are about memory, devices, files, processes, kernel libraries or packages.
     """
     if isinstance(problem, MemoryError | OSError | EOFError | ImportError | CheckpointError):
         return True

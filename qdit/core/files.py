@@ -1,8 +1,8 @@
 """Reading and writing of files. A file is written completely or not at all; reading a file never executes code.
 
-An output goes to a temporary name in its own folder, is flushed, and is renamed when it is complete. Only JSON,
-safetensors, npz without pickles, CSV and safe YAML are read. Only functions for tensors import torch, so other steps
-start seconds sooner.
+An output goes to a temporary name in its own folder, is written to the disk, and is renamed when it is complete. Only
+JSON, safetensors, npz without pickles, CSV and safe YAML are read. Only functions for tensors import torch, so other
+steps start seconds sooner.
 """
 
 import hashlib
@@ -60,10 +60,10 @@ def require_replaceable(path: Path) -> None:
 
 
 def system_error(problem: BaseException, temporary: Path) -> OSError | None:
-    """The system's refusal to write `temporary`, taken from an error; None if the error has another reason.
+    """The OSError for which the system did not write `temporary`; None if `problem` has another reason.
 
-    A full disk appears in three ways: an OSError without a name in numpy, one behind a ValueError in zipfile, and a
-    text in safetensors.
+    A full disk appears in three ways: as an OSError without a file name in numpy, as an OSError behind a ValueError in
+    zipfile, and as a text in safetensors.
     """
     behind: BaseException | None = problem
     while behind is not None:
@@ -76,29 +76,29 @@ def system_error(problem: BaseException, temporary: Path) -> OSError | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically."""
+    """Write a text file completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a binary file atomically."""
+    """Write a binary file completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and without NaN. Equal values give equal text."""
+    """JSON text of a value, with sorted keys. Equal values give equal text; NaN is an error."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically, keys sorted; NaN is refused."""
+    """Write a value as JSON with sorted keys, completely or not at all; NaN is an error."""
     write_text(path, canonical_json(value) + "\n")
 
 
 def read_json(path: Path, *, error: type[QditError] = DataError) -> Any:
-    """Read JSON; a missing or malformed file raises `error` with one clear line."""
+    """Read a JSON file; a missing or malformed file raises `error` with a message of one line."""
     try:
         return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -108,7 +108,11 @@ def read_json(path: Path, *, error: type[QditError] = DataError) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text. ValueError for invalid JSON, for a key given twice, and for text nested too deeply."""
+    """The value of a JSON text.
+
+    Raises ValueError for invalid JSON, for a key that occurs twice in one object, and for text that is nested too
+    deeply.
+    """
     try:
         return json.loads(text, object_pairs_hook=_object_of)
     except RecursionError:
@@ -125,23 +129,23 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def sha256_text(text: str) -> str:
-    """Hex digest of a text."""
+    """sha256 of a text, in hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Hex digest of a JSON value; the order of keys does not matter."""
+    """sha256 of a JSON value, in hexadecimal digits. The order of keys does not matter."""
     return sha256_text(json.dumps(value, sort_keys=True, allow_nan=False))
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of a file's bytes."""
+    """sha256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
 def save_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: Any = None) -> None:
-    """Write tensors as safetensors, atomically; `metadata` is any JSON value."""
+    """Write tensors as a safetensors file, completely or not at all. `metadata`, any JSON value, goes into the file."""
     from safetensors.torch import save_file
 
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -154,7 +158,7 @@ def save_tensors(path: Path, tensors: "Mapping[str, torch.Tensor]", metadata: An
 def load_tensors(
     path: Path, *, sha256: str | None = None, error: type[QditError] = CheckpointError
 ) -> "tuple[dict[str, torch.Tensor], Any]":
-    """Read a safetensors file and return (tensors, metadata). With `sha256` the bytes are checked first.
+    """Read a safetensors file and return (tensors, metadata). With `sha256` the digest of the file is checked first.
 
     The safetensors library does not notice flipped bits in the data. So give the digest from a manifest if there is
     one.
@@ -178,24 +182,24 @@ def load_tensors(
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
-    """Write an uncompressed npz atomically; equal arrays give equal bytes."""
+    """Write arrays as an uncompressed npz, completely or not at all. Equal arrays give equal bytes."""
     with atomic_path(path) as temporary, temporary.open("wb") as data:
         np.savez(data, allow_pickle=False, **dict(arrays))
 
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read an npz without unpickling; DataError for anything but a complete npz."""
+    """Read all arrays of an npz without pickles; DataError for a file that is not a complete npz."""
     return read_members(path)
 
 
 def one_line(problem: object, limit: int = 160) -> str:
-    """Text of an error of another library, in one line of at most `limit` characters, without escape codes."""
+    """The text of another library's error as one line of at most `limit` characters, without terminal escape codes."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", str(problem)).split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def require_finite(name: str, tensor: "torch.Tensor", *, error: type[QditError] = DataError) -> None:
-    """Raise if a floating-point tensor holds NaN or infinity."""
+    """Raise `error` if a floating-point tensor holds NaN or infinity. `name` stands for the tensor in the message."""
     import torch
 
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():

@@ -1,9 +1,9 @@
-"""Leases of GPUs: two jobs of one machine never compute on the same GPU.
+"""Locks on GPUs (*leases*), so that two jobs of one machine never compute on the same GPU.
 
 A job locks one file per GPU with `flock`, in a folder of the user. The system releases the lock when the process and
 its children end, for any reason. Snakemake counts GPUs, but does not tell a job which GPU to use. The locks are our own
 code, not the package `filelock`, for two reasons. The Python of VBench's environment imports this module and has only
-the standard library. And the workers of a killed search must keep the lease of their parent, which `filelock` refuses.
+the standard library. And the workers of a killed search must keep the lock of their parent, which `filelock` refuses.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ POLL = 0.5
 
 
 def check_device(device: str) -> tuple[str, int | None]:
-    """Split a device name into (`cpu` or `cuda`, number or None); ConfigError for another name."""
+    """Split a device name into its kind (`cpu` or `cuda`) and its number (or None). ConfigError for any other name."""
     kind, separator, number = device.partition(":")
     if device in ("cpu", "cuda"):
         return kind, None
@@ -34,7 +34,7 @@ def check_device(device: str) -> tuple[str, int | None]:
 
 
 def visible_gpus(count: int, listed: str | None) -> list[str]:
-    """Lock name of each GPU that CUDA numbers 0 … count − 1. `listed` is CUDA_VISIBLE_DEVICES.
+    """Names for the lock files of the GPUs that CUDA numbers 0 … count − 1. `listed` is CUDA_VISIBLE_DEVICES.
 
     Two jobs with different lists get the same name for the same GPU.
     """
@@ -43,7 +43,7 @@ def visible_gpus(count: int, listed: str | None) -> list[str]:
 
 
 def name_of(device: str) -> str | None:
-    """Value of CUDA_VISIBLE_DEVICES with which another process sees only this one of our GPUs. None for `cpu`."""
+    """CUDA_VISIBLE_DEVICES for a child process that may see only the GPU `device`. None for `cpu` and plain `cuda`."""
     kind, number = check_device(device)
     if kind == "cpu" or number is None:
         return None
@@ -51,9 +51,10 @@ def name_of(device: str) -> str | None:
 
 
 def lock_folder() -> Path:
-    """Folder of the locks. Only this user can open it. ConfigError if somebody else owns a folder of this name.
+    """The folder of the lock files. Only this user can open it.
 
-    Each Slurm allocation has its own folder: Slurm has divided the GPUs already, and may number each of them 0.
+    Each Slurm allocation has its own folder: Slurm has divided the GPUs already, and may number each of them 0. Raises
+    ConfigError if somebody else owns a folder of this name.
     """
     job = os.environ.get("SLURM_JOB_ID", "")
     name = f"qdit-gpus-{os.getuid()}" + (f"-{job}" if job.isalnum() else "")

@@ -1,8 +1,8 @@
 """Intervals from resampled values. `bootstrap.npz` beside metrics.json keeps the resampled values of a run.
 
 All runs with the same number of images are resampled in the same way. So the values of two runs are paired: value i of
-both runs comes from the same image indices. A quantity that is computed elementwise from such values has an interval
-too.
+both runs comes from the same image indices. Therefore a difference or ratio of such values, computed value by value,
+has an interval too.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ PAIRING = "pairing"
 
 @dataclass(frozen=True)
 class Resamples:
-    """Resampled values (B,) of each metric of a run, and the name of their drawing."""
+    """Values (B,) of each metric of a run on B resamples of its images. `pairing` names how the images were drawn."""
 
     values: Mapping[str, np.ndarray]
     pairing: str
@@ -32,8 +32,8 @@ class Resamples:
 def centred(metric: str, value: float, resampled: np.ndarray) -> np.ndarray:
     """Resampled values (B,), shifted so that their mean is the measured value. Means over images are not shifted.
 
-    A distance is never negative, so resampling makes it too large, by about as much as a small number of images does.
-    The shift removes this. What remains is the change of the value between sets of images of this size. A mean over
+    A distance is never negative. So resampling makes it too large, about as much as a small number of images does. The
+    shift removes this bias. What remains is how the value changes between sets of images of this size. A mean over
     images has no such bias. It often has few distinct values, which must not change.
     """
     values = np.asarray(resampled, np.float64)
@@ -41,19 +41,19 @@ def centred(metric: str, value: float, resampled: np.ndarray) -> np.ndarray:
 
 
 def interval(values: np.ndarray, *, level: float = LEVEL) -> tuple[float, float]:
-    """Central interval that holds the fraction `level` of the values (B,)."""
+    """Interval that holds the middle fraction `level` of the values (B,): its low and its high end."""
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
 
 
 def write_resamples(folder: Path, resamples: Resamples) -> None:
-    """Write the resampled values of a run. For a failed run the file has no values."""
+    """Write the resampled values of a run into its folder. For a failed run the file has no values."""
     save_arrays(folder / FILE, {**resamples.values, PAIRING: np.array(resamples.pairing)})
 
 
 def read_resamples(folder: Path) -> Resamples | None:
-    """Read the resampled values of a run; None if its folder has no file, or a file without values."""
+    """Read the resampled values in a run's folder; None if there is no file, or a file without values."""
     path = folder / FILE
     if not path.is_file():
         return None

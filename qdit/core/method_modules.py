@@ -1,8 +1,8 @@
 """Modules that define methods: those of `baselines/` and those of installed packages. They are found without import.
 
-A package offers its methods through the entry-point group `qdit.methods`; the value is `package.module:Class`. Rooms
-above and below the methods need these modules: the registry makes methods of their classes, and a checkpoint may hold
-kinds that such a module defines.
+A package offers its methods through the entry-point group `qdit.methods`; the value is `package.module:Class`. The
+registry of methods and the reader of checkpoints both need this list: a checkpoint may hold kinds of weights or
+quantizers that such a module defines.
 """
 
 import ast
@@ -25,7 +25,7 @@ GROUP = "qdit.methods"
 
 @dataclass(frozen=True)
 class MethodModule:
-    """A module of methods: with all its methods, or with the one class that an entry point names."""
+    """A module that defines methods. `class_name` restricts it to the one class that an entry point names."""
 
     module: str
     path: Path | None
@@ -33,12 +33,12 @@ class MethodModule:
 
     @property
     def where(self) -> str:
-        """File of the module for messages; without a file its name."""
+        """File of the module, for messages; the module's name if it has no file."""
         return f"module {self.module}" if self.path is None else shown(self.path)
 
 
 def contributed_modules() -> tuple[list[MethodModule], list[MethodModule]]:
-    """Modules of methods: those of `baselines/` by name, and those of other packages by name."""
+    """All modules that define methods: those of `baselines/`, sorted by name, then those of other packages."""
     files = sorted((ROOT / "baselines").glob("*.py"))
     shipped = [f"baselines.{file.stem}" for file in files if file.stem != "__init__"]
     plugins: list[MethodModule] = []
@@ -50,7 +50,7 @@ def contributed_modules() -> tuple[list[MethodModule], list[MethodModule]]:
 
 
 def claimed_names(path: Path | None) -> tuple[str, ...]:
-    """Names of the methods in a file, found in its text. If the text has none, the name of the file."""
+    """Names of the methods that a file defines, found in its text. If the text has none, the file's own name."""
     if path is None:
         return ()
     try:
@@ -62,19 +62,22 @@ def claimed_names(path: Path | None) -> tuple[str, ...]:
 
 
 def modules_of(method: str, modules: Iterable[MethodModule]) -> Iterator[MethodModule]:
-    """The modules, out of some, whose text has a method of this name."""
+    """Those of the given modules whose source text defines a method of this name."""
     return (origin for origin in modules if method in claimed_names(origin.path))
 
 
 def syntax_of(origin: MethodModule) -> ast.Module:
-    """Syntax tree of a module of methods. ConfigError in one line for a file that is missing or no Python."""
+    """Syntax tree of a module that defines methods.
+
+    Raises ConfigError, with a message of one line, for a file that is missing or is not Python.
+    """
     if origin.path is None:
         raise ConfigError(f"module {origin.module}: no source file found for this entry point of {GROUP}; reinstall it")
     return parse_source(origin.path)
 
 
 def import_module(origin: MethodModule) -> ModuleType:
-    """Import a module of methods; ConfigError in one line if this fails."""
+    """Import a module that defines methods; ConfigError with a message of one line if the import fails."""
     make_baselines_importable()
     syntax_of(origin)
     try:
@@ -84,7 +87,7 @@ def import_module(origin: MethodModule) -> ModuleType:
 
 
 def import_problem(origin: MethodModule, problem: BaseException) -> str:
-    """One line about a failed import: the error, and the line of the module's own file that caused it."""
+    """Text of a failed import in one line: the error, and the line of the module's own file that caused it."""
     frames = traceback.extract_tb(problem.__traceback__)
     lines = [frame.lineno for frame in frames if origin.path is not None and Path(frame.filename) == origin.path]
     at = f" line {lines[-1]}" if lines else ""

@@ -1,10 +1,8 @@
-"""Registry of metrics.
+"""Registry of metrics: the only list of metrics. Each entry says how one metric is named, computed, printed and shown.
 
-An entry has the name, direction, number format, and the papers and pages that show the metric.
-
-Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read this registry. There is no other list
-of metrics. To add a metric of images, add one entry: its `function` names the code that computes it, and `resampled`
-the code that computes its interval.
+Tables, pages, claims, the leaderboard, figures, intervals and metrics.json read it. To add a metric of images, add one
+entry: its `function` names the code that computes it, and `resampled` the code that computes its values on resampled
+images, for the interval.
 """
 
 import importlib
@@ -23,7 +21,7 @@ Page = Literal["paper", "table1", "table3", "table6", "integer", "variants", "tr
 
 
 def fixed(decimals: int) -> Callable[[float], str]:
-    """Formatter with a fixed number of decimals."""
+    """A function that writes a number as text with this many decimals."""
     return lambda value: f"{value:.{decimals}f}"
 
 
@@ -46,28 +44,28 @@ def scientific(value: float) -> str:
 
 
 def size(value: float) -> str:
-    """Text of megabytes on disk: whole numbers, with two decimals below 100."""
+    """Text of a size in megabytes: a whole number, or two decimals below 100."""
     return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
 
 
 def printed_size(value: float) -> str:
-    """Text of megabytes as the paper counts and prints them: truncated (`qdit.quant.size.printed_mb`)."""
+    """Text of a size in megabytes as the paper prints it: cut off, not rounded (`qdit.quant.size.printed_mb`)."""
     return f"{int(value)}" if value >= 100 else size(value)
 
 
 def percent(value: float) -> str:
-    """Text of a fraction as per cent, with one decimal."""
+    """Text of a fraction as a percentage with one decimal."""
     return f"{value:.1%}"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """One metric: its name, its direction, the code that computes it, and where it is shown.
 
     `title` is its name for readers. `function` computes it for images, and `resampled` computes its bootstrap values.
-    Both are texts `module:name` below the room `metrics`; `qdit.metrics.image_metrics` shows the signatures. The scorer
-    of clips gives the metrics of clips. `stored` is its place in metrics.json, `section.key`, if that is not
-    `metrics.<name>`.
+    Both are texts `module:name` below the room `metrics`; `qdit.metrics.image_metrics` shows the signatures. The
+    program that scores clips gives the metrics of clips. `stored` is `section.key` of the value in metrics.json, if
+    that is not `metrics.<name>`.
     """
 
     name: str
@@ -121,18 +119,18 @@ class Metric:
         return self.better == "lower"
 
     def damage(self, value: float) -> float:
-        """A number that is smaller for less damage: the value, or its negative where larger values are better."""
+        """The value as a number that grows with damage: −value where larger values are better, else the value."""
         return float(value) if self.better != "higher" else -float(value)
 
     @property
     def json_path(self) -> tuple[str, str]:
-        """Section and key of the value in metrics.json."""
+        """Section and key of this metric's value in metrics.json."""
         section, _, key = (self.stored or f"metrics.{self.name}").partition(".")
         return section, key
 
     @property
     def low_and_high(self) -> tuple[str, str]:
-        """Names of the two columns with its interval."""
+        """Names of the two table columns with the ends of this metric's interval."""
         return f"{self.name}_low", f"{self.name}_high"
 
 
@@ -283,38 +281,38 @@ def of_clips(metric: Metric) -> bool:
 
 
 def shown_on(page: Page) -> tuple[str, ...]:
-    """Metrics of a page, in the order of columns. The comparisons of papers begin with the size, as in print."""
+    """Names of the metrics that a page shows, in the order of columns. Where papers are compared, sizes stand first."""
     names = metric_names(lambda metric: page in metric.pages)
     return sizes_first(names) if page in ("paper", "table1") else names
 
 
 def sizes_first(names: Iterable[str]) -> tuple[str, ...]:
-    """All metrics; sizes stand before measured values."""
+    """The same names, but sizes of checkpoints stand before all other metrics."""
     return tuple(sorted(names, key=lambda name: METRICS[name].of != "checkpoint"))
 
 
 def compared() -> tuple[str, ...]:
-    """Metrics that papers about images print; the size comes first."""
+    """Names of the metrics that papers about images print; the size comes first."""
     return sizes_first(metric_names(lambda metric: bool(metric.printed) and metric.of != "clips"))
 
 
 def changed() -> tuple[str, ...]:
-    """Metrics that are also shown as a difference to the full-precision row of the block."""
+    """Names of the metrics that are also shown as a difference to the full-precision row of the block."""
     return metric_names(lambda metric: metric.shows_change)
 
 
 def bounded_of_images() -> tuple[str, ...]:
-    """Metrics of images that have a 95 % interval."""
+    """Names of the metrics of images that have a 95 % interval."""
     return metric_names(lambda metric: metric.bounded and of_images(metric))
 
 
 def paired() -> tuple[str, ...]:
-    """Metrics that compare with full-precision samples of the same noise."""
+    """Names of the metrics that compare with full-precision samples of the same noise."""
     return metric_names(lambda metric: metric.paired)
 
 
 def controlled() -> tuple[str, ...]:
-    """Distances to full precision that quality control compares with those of its controls."""
+    """Names of the distances to full precision that quality control compares with the distances of its controls."""
     return metric_names(lambda metric: metric.paired and "qc" in metric.pages)
 
 
@@ -324,13 +322,13 @@ def ranking_metric() -> Metric:
 
 
 def claim_functions() -> dict[str, Metric]:
-    """Function of the claims' language → metric that it reads."""
+    """Each function name that a claim may call → the metric that it reads."""
     readable = [metric for metric in METRICS.values() if metric.of in ("images", "both", "checkpoint")]
     return {metric.claim or metric.name: metric for metric in readable}
 
 
 def resolve(path: str) -> Callable[..., Any]:
-    """The function that an entry names as `module:function`; ConfigError if it does not exist."""
+    """The function that a text `module:function` names; ConfigError if it does not exist."""
     module, _, name = path.partition(":")
     try:
         function = getattr(importlib.import_module(module), name)
@@ -342,6 +340,6 @@ def resolve(path: str) -> Callable[..., Any]:
 
 
 def modules_of_images() -> tuple[str, ...]:
-    """Modules that compute metrics of images. The digest of the evaluation covers their code."""
+    """Names of the modules that compute metrics of images; a digest of the evaluation includes their code."""
     named = [path.partition(":")[0] for metric in METRICS.values() for path in (metric.function, metric.resampled)]
     return tuple(dict.fromkeys(name for name in named if name))

@@ -1,6 +1,6 @@
 """The record of a run (metrics.json): metrics, protocol, and digests of files and code.
 
-`MetricsRecord.from_json` checks everything that readers need; steps write with `to_json`.
+`MetricsRecord.from_json` checks everything that readers of the file need. Steps write the file with `to_json`.
 """
 
 import json
@@ -28,7 +28,7 @@ UNKNOWN_OF_IMPORTED = ("weight_bits", "activation_bits", "scope")
 
 
 class Status(StrEnum):
-    """Status of a run. A file has one of the first four; the others are for missing runs and refused files."""
+    """Status of a run. metrics.json holds one of the first four; the other two are for refused and missing files."""
 
     OK = "ok"
     FAILED = "failed"
@@ -39,23 +39,23 @@ class Status(StrEnum):
 
     @classmethod
     def said_by(cls, error: str) -> "Status":
-        """Status from the first word of an error text, for old files without a status."""
+        """The status that the first word of an error text says, for old files without a field `status`."""
         return next((status for status in (cls.FAILED, cls.UNSUPPORTED) if error.startswith(status)), cls.MISSING)
 
 
 class Refused(DataError):
-    """A complete metrics.json that contradicts itself or the profile."""
+    """Error for a complete metrics.json that contradicts itself or the profile."""
 
 
 @dataclass(frozen=True)
 class MetricsRecord:
-    """Content of a metrics.json, field by field.
+    """The content of a metrics.json, one attribute for each field.
 
     `status` is OK for a run with numbers. Otherwise `error` gives the reason in one line, and all other fields are
     empty. `metrics` maps names to values; null means that this run has no such value. `intervals` are (low, high) at 95
     %. `size` is in MB. `paired` has the window of SSIM and the weights of LPIPS. `difference` compares integer latents
-    with simulated ones. `real_clips` and `pixel_noise` are the ends of mini-VBench's scales. `vbench` holds what VBench
-    scored.
+    with simulated ones. `real_clips` and `pixel_noise` are the scores that mini-VBench scales to 1 and 0. `vbench`
+    holds what VBench scored.
     """
 
     status: Status = Status.OK
@@ -90,7 +90,7 @@ class MetricsRecord:
 
     @property
     def of(self) -> Run:
-        """The run that this record is about."""
+        """The identity of the run that this record is about: setting, form, label, bits, scope, mode and replicate."""
         if self.is_imported and self.run.get("weight_bits") is None:
             return Run(self.run["setting"], self.run["form"], self.run["label"], IMPORTED, IMPORTED, IMPORTED)
         bits = f"w{self.run['weight_bits']}a{self.run['activation_bits']}"
@@ -99,11 +99,11 @@ class MetricsRecord:
 
     @property
     def replicate(self) -> int:
-        """Number of the replicate; records of replicate 0 do not say it."""
+        """Number of the replicate. Records of replicate 0 do not hold it."""
         return int(self.run.get("replicate", 0))
 
     def to_json(self) -> dict[str, Any]:
-        """JSON of the record, without the parts that this run does not have."""
+        """The record as a JSON object, without the fields that this run does not have."""
         if self.status != Status.OK:
             return {"status": self.status.value, "error": self.error}
         parts = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -111,9 +111,9 @@ class MetricsRecord:
 
     @classmethod
     def from_json(cls, content: Any) -> Self:
-        """Check JSON and make a record.
+        """Check the content of a metrics.json and make a record of it.
 
-        DataError in one line if it is incomplete; `Refused` if it contradicts itself.
+        DataError with a message of one line if it is incomplete; `Refused` if it contradicts itself.
         """
         record = _object(content, FILE)
         error = record.get("error")
@@ -150,19 +150,19 @@ class MetricsRecord:
 
 
 def is_of_clips(protocol: Mapping[str, Any]) -> bool:
-    """Whether a protocol is of clips: of our sampler of clips, or of imported samples that have prompts."""
+    """Whether a protocol describes clips: those of our clip sampler, or imported samples that have prompts."""
     return protocol.get("sampler") == FLOW or (protocol.get("sampler") == IMPORTED and "prompts" in protocol)
 
 
 def without_numbers(status: Status, error: str) -> MetricsRecord:
-    """Record of a run without numbers, with the reason."""
+    """The record of a run that has no numbers: its status and the reason."""
     return MetricsRecord(status=status, error=error)
 
 
 def read_record(path: Path) -> MetricsRecord:
-    """Read and check a run's metrics.json.
+    """Read and check the metrics.json of a run.
 
-    DataError in one line, without the path; FileNotFoundError without a file.
+    DataError with a message of one line that does not name the path; FileNotFoundError without a file.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -174,12 +174,12 @@ def read_record(path: Path) -> MetricsRecord:
 
 
 def write_record(path: Path, record: MetricsRecord) -> None:
-    """Write a metrics.json atomically."""
+    """Write a metrics.json completely or not at all."""
     write_json(path, record.to_json())
 
 
 def mismatch(record: MetricsRecord, setting: Mapping[str, Any], seed: int) -> str:
-    """One line about the differences between a run and the setting of its profile; empty if there are none.
+    """One line that says how a run differs from the setting of its profile; an empty text if it does not differ.
 
     Imported samples do not say how they were made, so only their model is compared.
     """
@@ -224,7 +224,7 @@ def _part(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def number(values: Mapping[str, Any], name: str, *, optional: bool = False) -> float | int | None:
-    """A finite number of a record; None only if `None` is allowed there."""
+    """The number with this name in a record; DataError unless it is finite. None is allowed only if `optional`."""
     value = values.get(name)
     if value is None and optional:
         return None

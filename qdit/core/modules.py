@@ -1,4 +1,4 @@
-"""Source files of modules: they are found, and checked for syntax errors, without importing them."""
+"""Source files of modules. They are found, and checked for syntax errors, without importing the modules."""
 
 import ast
 from functools import cache
@@ -48,7 +48,7 @@ def installed_file(module: str) -> Path | None:
 
 
 def shown(path: Path) -> str:
-    """Path of a source file for messages: relative to the checkout if it lies there."""
+    """The path of a source file as messages show it: relative to the checkout if the file lies there."""
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
 
 
@@ -62,7 +62,7 @@ def parse_source(path: Path) -> ast.Module:
 
 
 def decoded_source(path: Path, content: bytes) -> str:
-    """Text of a source file; ConfigError where it is not UTF-8."""
+    """Text of the source file whose bytes are `content`; ConfigError if they are not UTF-8."""
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as problem:
@@ -75,7 +75,7 @@ def _unreadable(path: Path, problem: Exception) -> ConfigError:
 
 @cache
 def parse_text(source: str, path: Path) -> ast.Module:
-    """Syntax tree of a source text, kept for the next call; `path` is the file that contains it."""
+    """Syntax tree of a source text of the file `path`. A text that was parsed before is not parsed again."""
     return syntax_tree(source, path)
 
 

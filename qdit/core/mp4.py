@@ -1,4 +1,4 @@
-"""MP4 files of clips (PyAV, H.264): equal clips give equal bytes, and files are read frame by frame."""
+"""MP4 files of clips (PyAV, H.264). Equal clips give files with equal bytes; files are read frame by frame."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ BIT_EXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
 
 
 def write_mp4(path: Path, frames: np.ndarray, *, fps: float, lossless: bool = False) -> None:
-    """Write a clip of RGB frames uint8 (T, H, W, 3), atomically; equal frames give equal bytes.
+    """Write a clip of RGB frames uint8 (T, H, W, 3), completely or not at all. Equal frames give equal bytes.
 
     Raises DataError on other shapes and types, and on odd sides unless `lossless` (colours are stored for 2×2 pixels).
     """
@@ -46,8 +46,8 @@ def write_mp4(path: Path, frames: np.ndarray, *, fps: float, lossless: bool = Fa
 def read_mp4(path: Path, *, frames: int | None = None) -> np.ndarray:
     """Read a clip as RGB frames uint8 (T, H, W, 3).
 
-    Raises DataError in one line if it is missing, is not a video, is truncated (fewer frames than its index lists), or
-    does not have exactly `frames` frames.
+    Raises DataError, with a message of one line, if the file is missing, is not a video, is truncated (fewer frames
+    than its index lists), or does not have exactly `frames` frames.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such clip; sample it again")
@@ -80,7 +80,7 @@ def frames_per_second(path: Path) -> float:
 
 
 def video_stream(path: Path, container: av.container.InputContainer) -> VideoStream:
-    """The one video stream of a file."""
+    """The only video stream of an opened file; DataError if the file has none or several."""
     if len(container.streams.video) != 1:
         raise DataError(f"{path}: has {len(container.streams.video)} video streams, allowed is one; write it again")
     return container.streams.video[0]

@@ -1,8 +1,8 @@
 """Reading of npz files: completely or row by row, without pickles. Every size in a header is checked.
 
-A reference batch can be larger than memory, so single members are read as a stream. Two checks come before memory is
-allocated. The size in an array's header must be the size of its member. A member must not be larger than its compressed
-bytes can expand to.
+A file of reference images can be larger than memory, so its arrays can also be read as a stream. An array in an npz is
+a *member*. Two checks come before memory is allocated. The size in an array's header must be the size of its member. A
+member must not be larger than its compressed bytes can expand to.
 """
 
 import math
@@ -25,7 +25,7 @@ DEFLATE_RATIO = 1100
 
 @contextmanager
 def opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """The zip archive of an npz. Every error while reading becomes a DataError with one line."""
+    """Context manager: the opened zip archive of an npz. Every error while reading becomes a DataError of one line."""
     try:
         with zipfile.ZipFile(path) as archive, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of numpy about a header that is refused in one line below
@@ -42,27 +42,27 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def member_names(path: Path) -> list[str]:
-    """Names of the arrays in the file."""
+    """Names of the arrays in an npz file."""
     with opened(path) as archive:
         return [name.removesuffix(SUFFIX) for name in archive.namelist() if name.endswith(SUFFIX)]
 
 
 def read_members(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of the file by name."""
+    """All arrays of an npz file by name."""
     with opened(path) as archive:
         names = [name for name in archive.namelist() if name.endswith(SUFFIX)]
         return {name.removesuffix(SUFFIX): _read_array(archive, name) for name in names}
 
 
 def read_member(path: Path, name: str) -> np.ndarray:
-    """One array, without reading the others; DataError if it is missing."""
+    """Read one array of an npz file, without reading the others; DataError if it is missing."""
     require_member(path, name)
     with opened(path) as archive:
         return _read_array(archive, name + SUFFIX)
 
 
 def member_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and dtype of an array, from its header; DataError if it is missing."""
+    """Shape and dtype of one array of an npz file, from its header; DataError if the array is missing."""
     require_member(path, name)
     with opened(path) as archive, archive.open(name + SUFFIX) as data:
         shape, _, dtype = _read_header(archive, name + SUFFIX, data)
@@ -70,7 +70,7 @@ def member_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
 
 
 def stream_member(path: Path, name: str, *, rows: int) -> Iterator[np.ndarray]:
-    """Batches of `rows` rows of an array, read one after the other. The last batch may be shorter."""
+    """Yield `rows` rows at a time of one array of an npz file, in order. The last batch may be shorter."""
     require_member(path, name)
     with opened(path) as archive, archive.open(name + SUFFIX) as data:
         shape, fortran_order, dtype = _read_header(archive, name + SUFFIX, data)

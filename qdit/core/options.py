@@ -2,7 +2,7 @@
 
 A profile, `--options` of a command, and Python use the same check and the same messages. A value is never converted:
 "16", 16.0 and true are not whole numbers. There are two exceptions: a list may stand for a tuple, and a whole number
-for a fraction.
+for a floating-point number.
 """
 
 import collections.abc
@@ -43,9 +43,9 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=Tr
 
 @dataclasses.dataclass(frozen=True)
 class CheckedOptions:
-    """Base of option dataclasses. Every value is checked against its annotation when the options are made.
+    """Base class of option dataclasses. Every value is checked against its annotation when an instance is made.
 
-    To check several values together, write a `__post_init__` that calls this one first.
+    A subclass that checks several values together writes its own `__post_init__`, which first calls this one.
     """
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class CheckedOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A value that is not allowed, as text, and the allowed values in words."""
+    """An option value that is not allowed, as text, and the allowed values in words."""
 
     name: str
     value: str
@@ -64,10 +64,10 @@ class Problem:
 
 
 def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, position: str = "") -> T:
-    """Make the options dataclass of `owner` (a method or a kind of search) from plain JSON.
+    """Make an instance of the options dataclass of `owner` (a method or a kind of search) from plain JSON.
 
-    `position` is where the options stand in a profile, for messages. ConfigError for unknown names and for values that
-    the annotations or the class itself do not allow.
+    `position` says, for messages, where the options stand in a profile. ConfigError for unknown names and for values
+    that the annotations or the class itself do not allow.
     """
     values = checked(owner, options, raw, position=position)
     try:
@@ -77,7 +77,7 @@ def parse_options(owner: str, options: type[T], raw: Mapping[str, Any], *, posit
 
 
 def checked(owner: str, options: type, raw: Mapping[str, Any], *, position: str = "") -> dict[str, Any]:
-    """The values, with lists turned into tuples; ConfigError for the first value that is not allowed."""
+    """The values of `raw`, with lists turned into tuples; ConfigError for the first value that is not allowed."""
     refuse_unknown(owner, raw, [field.name for field in dataclasses.fields(options) if field.init], position=position)
     values = {name: as_tuple(value, field_types(options)[name]) for name, value in raw.items()}
     if problem := problem_of(options, values):
@@ -87,7 +87,7 @@ def checked(owner: str, options: type, raw: Mapping[str, Any], *, position: str 
 
 
 def refuse_unknown(owner: str, raw: Mapping[str, Any], known: Sequence[str], *, position: str = "") -> None:
-    """Raise ConfigError for the first name that is not an option."""
+    """Raise ConfigError for the first name in `raw` that is not an option of `owner`."""
     for name in raw:
         if name not in known:
             allowed = f"allowed are {', '.join(known)}{did_you_mean(str(name), known)}" if known else "it has none"
@@ -107,23 +107,23 @@ def problem_of(options: type, values: Mapping[str, Any]) -> Problem | None:
 
 @cache
 def field_types(options: type) -> dict[str, Any]:
-    """Field name → annotation."""
+    """Name of each field of an options dataclass → its annotation."""
     return get_type_hints(options, include_extras=True)
 
 
 @cache
 def adapter(options: type, name: str) -> TypeAdapter[Any]:
-    """Pydantic's check for a field."""
+    """The object with which pydantic checks one field of an options dataclass."""
     return TypeAdapter(field_types(options)[name], config=STRICT)
 
 
 def as_tuple(value: Any, annotation: Any) -> Any:
-    """The value; a list becomes a tuple if the annotation is a tuple."""
+    """The value unchanged, but a list becomes a tuple if the annotation is a tuple."""
     return tuple(value) if isinstance(value, list) and get_origin(plain(annotation)[0]) is tuple else value
 
 
 def plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
-    """An annotation without its limits, and the limits."""
+    """Split an annotation into the type itself and its limits, such as `at least 1`."""
     if get_origin(annotation) is Annotated:
         kind, *limits = get_args(annotation)
         return kind, tuple(limits)
@@ -131,7 +131,7 @@ def plain(annotation: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def choices(annotation: Any) -> list[str] | None:
-    """Names that a `Literal` annotation allows; empty for other annotations."""
+    """Names that a `Literal` annotation allows; None for other annotations."""
     kind, _ = plain(annotation)
     return [str(choice) for choice in get_args(kind)] if get_origin(kind) is Literal else None
 
@@ -144,7 +144,7 @@ def expected(annotation: Any, value: Any) -> str:
 
 
 def spelling(value: Any, wanted: str) -> str:
-    """Hint for YAML: how to write a number that it reads as text (1e-3), or a text that looks like a number."""
+    """Hint about YAML: how to write a number that YAML reads as text (1e-3), or a text that looks like a number."""
     if wanted == "a text" and isinstance(value, int | float):
         return "; put it in quotes"
     if not isinstance(value, str) or not wanted.startswith(("a whole number", "a number")):
@@ -187,7 +187,7 @@ def name_of(kind: Any) -> list[str]:
 
 
 def bound(limit: Any) -> str:
-    """A limit in words; it follows the name of a type."""
+    """A limit of a number in words, to be put after the name of the type: ` of at least 1`."""
     match limit:
         case Ge(ge=least):
             return f"of at least {least}"

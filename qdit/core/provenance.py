@@ -1,4 +1,4 @@
-"""Provenance of a number: package versions, machine and commit."""
+"""The origin of a number: package versions, machine and commit."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ PACKAGES = ("diffusers", "numpy", "safetensors", "scikit-learn", "scipy", "torch
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that can change a result; "not installed" where a step can do without one."""
+    """Versions of the packages that can change a result; "not installed" for a package that is missing."""
     return {name: _version(name) for name in PACKAGES}
 
 
@@ -25,12 +25,12 @@ def _version(name: str) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores and operating system of this machine."""
+    """Processor, number of cores and operating system of this machine."""
     return {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()}
 
 
 def processor() -> str:
-    """Name of the processor, as the system gives it."""
+    """Name of the processor, as the operating system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8").splitlines():

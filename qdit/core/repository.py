@@ -1,4 +1,4 @@
-"""Folder of the files beside the library: the checkout, or the copy in an installed wheel.
+"""The folder with the files that the library reads beside its code: the checkout, or their copy in an installed wheel.
 
 A wheel has them in `qdit/suite/`: Snakefile, rules/, config/, profiles/, baselines/, weights/, results/published/ and
 all other files that a run reads. Results are always written below the current folder.

@@ -1,4 +1,4 @@
-"""A run of a table, and facts that every room uses: bits, full precision, the sampler of clips."""
+"""The identity of a run, and facts that every room uses: bits, full precision, names of samplers."""
 
 import re
 from dataclasses import dataclass
@@ -26,15 +26,15 @@ PIPELINE = "pipeline"
 
 
 def recorded_sampler(sampler: str) -> str:
-    """Name of a profile's sampler in a protocol.
+    """The name that a protocol gives to a profile's sampler: `rectified flow` for `rectified-flow`, else the same.
 
-    It is `rectified flow` for clips, because old digests contain this name.
+    Old digests contain the name with a blank, so it cannot change.
     """
     return sampler.replace("-", " ")
 
 
 def split_bits(bits: str) -> tuple[int, int]:
-    """`w4a8` → (4, 8); ConfigError for another form, and for numbers of bits that do not exist."""
+    """Weight bits and activation bits of a text: `w4a8` → (4, 8). ConfigError for other texts and numbers of bits."""
     match = re.fullmatch(r"w(0|[1-9]\d?)a(0|[1-9]\d?)", bits) if isinstance(bits, str) else None
     pair = (int(match[1]), int(match[2])) if match else (0, 0)
     if not set(pair) <= set(BITS):
@@ -43,16 +43,16 @@ def split_bits(bits: str) -> tuple[int, int]:
 
 
 def ending(replicate: int) -> str:
-    """End of the file names of a replicate, for example `-r1`. Empty for replicate 0."""
+    """The end of the file names of this replicate, for example `-r1`. Empty for replicate 0."""
     return f"-r{replicate}" if replicate else ""
 
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """Identity of a table row: setting × form × method label × bits × scope, in one of the modes.
+    """Identity of a table row: setting, form, method label, bits, scope, mode and number of the replicate.
 
-    An integer run has no checkpoint. It uses the checkpoint of the simulated run. The replicates 1, 2, … are the same
-    row with other random draws of the method (`qdit.workflow.replicates`).
+    A run in integer mode has no checkpoint of its own. It uses the checkpoint of the same run in mode simulate. The
+    replicates 1, 2, … are the same row with other random draws of the method (`qdit.workflow.replicates`).
     """
 
     setting: str
@@ -65,20 +65,20 @@ class Run:
 
     @property
     def path(self) -> str:
-        """Path of the run below `runs/`. Replicate 0 has the path of a row without replicates."""
+        """Path of the run below `runs/`. Replicate 0 has the path that the row would have without replicates."""
         mode = "" if self.mode == SIMULATE else f"-{self.mode}"
         return f"{self.setting}/{self.form}/{self.label}/{self.bits}-{self.scope}{ending(self.replicate)}{mode}"
 
     @property
     def weight_bits(self) -> int:
-        """Bits of the weights."""
+        """Number of bits of the weights."""
         return split_bits(self.bits)[0]
 
     @property
     def activation_bits(self) -> int:
-        """Bits of the activations."""
+        """Number of bits of the activations."""
         return split_bits(self.bits)[1]
 
     def folder(self, results: Path) -> Path:
-        """Folder of the run in the results of its profile."""
+        """Folder of the run's files, below the results folder of its profile."""
         return results / "runs" / self.path

@@ -1,13 +1,13 @@
-"""Run-to-run spread: intervals that know of images and of a method's own chance.
+"""Intervals of a row that was quantized several times: they count the choice of images and the method's own chance.
 
 A row with replicates was quantized R times, each time with other calibration data, random signs, reconstruction batches
 and search draws. The noise and labels of its images stay. Let y_r be the value of replicate r, or the difference of two
 rows in replicate r, and let y*_rb be its value in resample b of the images. The number of the row is the mean of y_r.
 
-**Two sources.** The bootstrap of the mean has the chance in the choice of images. Its interval is [m − l, m + h]. The
-spread of the y_r has two parts: the chance between runs, and the images, which act on each replicate in another way.
-The bootstrap knows the second part: c² is the variance over r of y*_rb, each about its own mean, averaged over b. So
-the variance of the mean between runs is
+**Two sources.** The bootstrap of the mean measures the chance in the choice of images. Its interval is [m − l, m + h].
+The spread of the y_r has two parts: the chance between runs, and the images, which change each replicate differently.
+The bootstrap knows the second part. It is c²: for each resample b, the variance over r of y*_rb minus its mean over b;
+then the mean of these variances over b. So the variance of the mean between runs is
 
     v = max(0, s² − ⅔ c²) / R,    s² = variance of the y_r (divided by R − 1)
 
@@ -16,10 +16,10 @@ upper end in the same way. t is the quantile of Student's distribution with (R �
 w = v / (b² + v) is the share of the runs. If only runs count, this is the t interval of R values. If only images count,
 it is the bootstrap interval, unchanged.
 
-The form is Satterthwaite's (1946), who has w² in the place of w^0.8, and c² in the place of ⅔ c² would leave no bias.
-With so few replicates v itself is very uncertain, and these choices cover too little: 91.5 % in the worst case for R =
-3. We chose both constants by simulation, so that coverage lies between 93 and 97 % whatever causes the spread
-(`qdit bench coverage`, docs/coverage-study.md). At least three replicates are needed.
+The formula of the degrees of freedom is Satterthwaite's (1946), but he has w² where we have w^0.8. With c² in the place
+of ⅔ c², v would have no bias. With so few replicates v itself is very uncertain, and his choices cover too little: 91.5
+% in the worst case for R = 3. We chose both constants by simulation, so that coverage lies between 93 and 97 % whatever
+causes the spread (`qdit bench coverage`, docs/coverage-study.md). At least three replicates are needed.
 """
 
 import math
@@ -42,7 +42,7 @@ EXPONENT = 0.8
 
 @dataclass(frozen=True)
 class RunToRun:
-    """Values (R,) of a number in each replicate, and their resampled values (R, B).
+    """`values` (R,): a number in each replicate. `samples` (R, B): the same number on B resamples of the images.
 
     A number without chance between runs has R = 1.
     """
@@ -57,7 +57,10 @@ class RunToRun:
 
     @property
     def variance(self) -> float:
-        """Variance of the mean over the replicates that runs cause: v of the top of this file; 0 for R = 1."""
+        """Variance v that the runs add to the mean over replicates; 0 for R = 1.
+
+        The module's docstring has the formula.
+        """
         if self.replicates < 2:
             return 0.0
         residuals = self.samples - self.samples.mean(axis=1, keepdims=True)
@@ -67,10 +70,11 @@ class RunToRun:
 
 @dataclass(frozen=True)
 class Limits:
-    """A 95 % interval [low, high] of a number, the interval that images alone give, and Student's degrees of freedom.
+    """A 95 % interval [low, high] of a number, and what it was computed from.
 
-    `degrees` belongs to the end towards zero, which decides whether the interval excludes zero. It is infinite if
-    images alone decide. `variance` is that of the mean between runs, of `replicates` replicates.
+    `images` is the interval that the choice of images alone gives. `degrees` are Student's degrees of freedom at the
+    end towards zero, which decides whether the interval excludes zero; infinite if images alone decide. `variance` is
+    what the runs add to the mean over `replicates` replicates.
     """
 
     low: float
@@ -82,7 +86,7 @@ class Limits:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Low and high."""
+        """The ends of the interval: low and high."""
         return self.low, self.high
 
     @property
@@ -92,26 +96,26 @@ class Limits:
 
     @property
     def by_images_alone(self) -> bool:
-        """Whether the interval from images alone excludes zero, and the interval from both sources does not."""
+        """Whether the interval from images alone excludes zero, but the interval from images and runs includes it."""
         return self.includes_zero and not self.images[0] <= 0 <= self.images[1]
 
 
 def student_quantile(degrees: float, probability: float = 0.975) -> float:
-    """Quantile of Student's distribution; for infinitely many degrees of freedom that of the normal distribution."""
+    """Quantile of Student's distribution; with infinitely many degrees of freedom, of the normal distribution."""
     return float(ndtri(probability) if degrees > NEARLY_NORMAL else stdtrit(degrees, probability))
 
 
 def student_p(deviations: float, degrees: float = math.inf) -> float:
-    """Two-sided p-value of a number that lies this many standard deviations from zero."""
+    """Two-sided p-value of a number that lies `deviations` standard deviations from zero, by Student's distribution."""
     if degrees > NEARLY_NORMAL:
         return math.erfc(deviations / math.sqrt(2))
     return float(2 * stdtr(degrees, -deviations))
 
 
 def combined(value: float, images: tuple[float, float], runs: RunToRun | None) -> Limits:
-    """Interval of a number from the interval of its images and its values in each replicate.
+    """95 % interval of a number from the interval of the choice of images and the number's values in each replicate.
 
-    Without replicates, and without spread between them, it is the interval of the images.
+    Without replicates, or if the runs add no variance, it is the interval of the images.
     """
     variance = 0.0 if runs is None else runs.variance
     if runs is None or variance == 0:
@@ -122,7 +126,10 @@ def combined(value: float, images: tuple[float, float], runs: RunToRun | None) -
 
 
 def reach(length: float, variance: float, replicates: int) -> tuple[float, float]:
-    """Length of one side of the interval, from that of the images, and its degrees of freedom."""
+    """Length of one side of the interval and its degrees of freedom.
+
+    `length` is the length that images alone give to this side; `variance` is what the runs add.
+    """
     of_images = (max(0.0, length) / NORMAL) ** 2
     degrees = (replicates - 1) * ((of_images + variance) / variance) ** EXPONENT
     return student_quantile(degrees) * math.sqrt(of_images + variance), degrees

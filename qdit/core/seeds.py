@@ -1,4 +1,4 @@
-"""Random tensors and torch generators of the streams of `qdit.core.streams`."""
+"""Random tensors and torch generators, each for one of the random streams of `qdit.core.streams`."""
 
 import numpy as np
 import torch
@@ -9,11 +9,11 @@ __all__ = ["Purpose", "derive_seed", "generator", "normal", "torch_generator"]
 
 
 def normal(shape: tuple[int, ...], root_seed: int, purpose: Purpose, *indices: int) -> torch.Tensor:
-    """Float32 tensor of standard normal numbers from one stream."""
+    """A float32 tensor of standard normal numbers from one random stream (`qdit.core.streams`)."""
     values = generator(root_seed, purpose, *indices).standard_normal(shape, dtype=np.float32)
     return torch.from_numpy(values)
 
 
 def torch_generator(root_seed: int, purpose: Purpose, *indices: int) -> torch.Generator:
-    """A private CPU torch generator, for training code that uses torch's own sampling functions."""
+    """A new torch generator on the CPU for one random stream, for code that uses torch's own sampling functions."""
     return torch.Generator().manual_seed(derive_seed(root_seed, purpose, *indices) % 2**63)

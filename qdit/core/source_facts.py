@@ -1,11 +1,11 @@
-"""Facts of a Python source: its imports and its data folders.
+"""What a code digest needs to know of a Python source: its imports and its data folders.
 
-A source is parsed once; a cache of the user keeps the facts.
+A source is parsed once. A cache file in the user's cache folder keeps the answer for later processes.
 
-`source_facts` depends on the content of the file alone. The key of an entry is the sha256 of the content. An edited
-file has another key, so no entry can be out of date. A new version of this module or of Python begins a new cache file.
-The cache file has a checksum and is always replaced as a whole. If two processes write at the same time, entries can be
-lost; they are parsed again.
+The answer depends on the content of the source alone. The key of an entry is the sha256 of the content. An edited
+source has another key, so no entry can be out of date. A new version of this module or of Python begins a new cache
+file. The cache file has a checksum and is always replaced as a whole. If two processes write at the same time, entries
+can be lost; those sources are parsed again.
 """
 
 import ast
@@ -34,7 +34,7 @@ VERSION = hashlib.sha256(Path(__file__).read_bytes() + sys.version.encode()).hex
 
 @dataclass(frozen=True)
 class SourceFacts:
-    """Facts of a source that a code digest needs.
+    """The imports and data folders of one Python source.
 
     `imports` holds (level, module, names) of every import statement, also inside functions. `import a.b` is (0, "a.b",
     ()). `data_folders` is the value of `PACKAGE_DATA`.
@@ -44,7 +44,7 @@ class SourceFacts:
     data_folders: tuple[str, ...]
 
     def imported_names(self, package: str) -> frozenset[str]:
-        """Names that a module of `package` imports. Some of them are no modules.
+        """All names that the source may import as modules, if it is a module of `package`. Some of them are no modules.
 
         `from a import b` gives both a and a.b, because b can be a module.
         """
@@ -57,7 +57,7 @@ class SourceFacts:
 
 
 def source_facts(path: Path, content: bytes) -> SourceFacts:
-    """Facts of a source with this content. `path` is used in messages only.
+    """Imports and data folders of the source with this content. `path` is used in messages only.
 
     Raises ConfigError if the source is not valid Python or its `PACKAGE_DATA` is wrong. Such a source is not cached.
     """
@@ -70,7 +70,7 @@ def source_facts(path: Path, content: bytes) -> SourceFacts:
 
 
 def parsed_facts(tree: ast.Module, path: Path) -> SourceFacts:
-    """Facts from a syntax tree. ConfigError for a wrong `PACKAGE_DATA`."""
+    """Imports and data folders of the source with this syntax tree. ConfigError for a wrong `PACKAGE_DATA`."""
     imports: list[tuple[int, str, tuple[str, ...]]] = []
     for node in _statements(tree):
         if isinstance(node, ast.Import):
@@ -108,7 +108,7 @@ def _data_folders(tree: ast.Module, path: Path) -> tuple[str, ...]:
 
 
 def remember() -> None:
-    """Write new facts of this process to the cache file. A cache file that cannot be written is ignored."""
+    """Add the facts that this process has found to the cache file. An error in writing the file is ignored."""
     if not _unsaved() or (path := cache_file()) is None:
         return
     entries = read_entries(path) | _session()
@@ -121,7 +121,7 @@ def remember() -> None:
 
 
 def read_entries(path: Path) -> dict[str, SourceFacts]:
-    """Entries of a cache file. Empty if the file is missing, damaged or not ours."""
+    """Entries of a cache file. Empty if the file is missing, damaged or was not written by this module."""
     try:
         checksum, _, text = path.read_text(encoding="utf-8").partition("\n")
         if checksum != sha256_text(text):
@@ -138,9 +138,9 @@ def read_entries(path: Path) -> dict[str, SourceFacts]:
 
 
 def cache_file() -> Path | None:
-    """The cache file of this version: in `$XDG_CACHE_HOME/qdit`, by default below ~/.cache.
+    """Path of the cache file for this version: in `$XDG_CACHE_HOME/qdit`, by default ~/.cache/qdit.
 
-    None without a home folder.
+    None if the user has no home folder.
     """
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdit"

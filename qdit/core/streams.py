@@ -1,11 +1,11 @@
-"""Random seeds: every random stream is a hash of (root seed, purpose, indices).
+"""Random seeds: the seed of every random stream is a hash of (root seed, purpose, indices).
 
 No code of this package uses a global generator. So the noise of image i is the same for every method, batch size, shard
 layout and number of devices.
 
-**Replicates.** A replicate of a row draws again what belongs to its method, and nothing that belongs to its images. Its
-root seed is `replicate_seed`. Commands that draw calibration data or search take it as their seed; within
-`replicate_draws` it is the root of the streams `DRAWN_BY_METHODS`. Replicate 0 has the seeds of a row without
+**Replicates.** A replicate of a row repeats the random draws of its method with other seeds; the draws of its images
+stay. Its root seed is `replicate_seed`. Commands that draw calibration data or search take it as their seed. Inside the
+context `replicate_draws`, the streams `DRAWN_BY_METHODS` start from it. Replicate 0 has the seeds of a row without
 replicates.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 
 class Purpose(StrEnum):
-    """Purposes of random streams. Streams of different purposes are independent."""
+    """What a random stream is used for. Streams of different purposes are independent."""
 
     INITIAL_NOISE = "initial-noise"
     STEP_NOISE = "step-noise"
@@ -46,7 +46,7 @@ DRAWN_BY_METHODS = frozenset({Purpose.VARIANT, Purpose.RECONSTRUCTION, Purpose.P
 
 @dataclass
 class ReplicateDraws:
-    """A replicate's number, and the streams that were drawn from since it was entered."""
+    """The number of a replicate, and the purposes of all streams that were used while it was active."""
 
     replicate: int
     streams: set[Purpose] = field(default_factory=set)
@@ -57,15 +57,15 @@ _entered: list[ReplicateDraws] = []
 
 
 def replicate_seed(root_seed: int, replicate: int) -> int:
-    """Root seed of a replicate's own streams, below 2⁶²; that of replicate 0 is the root seed itself."""
+    """Root seed (below 2⁶²) for the streams of a replicate. Replicate 0 has the root seed itself."""
     return derive_seed(root_seed, Purpose.REPLICATE, replicate) % 2**62 if replicate else root_seed
 
 
 @contextlib.contextmanager
 def replicate_draws(replicate: int) -> Iterator[ReplicateDraws]:
-    """Context manager: inside it, the streams of methods are those of a replicate.
+    """Context manager: inside it, the random streams of methods are those of this replicate.
 
-    It returns which streams were used.
+    It yields an object that collects which streams were used.
     """
     draws = ReplicateDraws(replicate)
     _entered.append(draws)
@@ -76,14 +76,20 @@ def replicate_draws(replicate: int) -> Iterator[ReplicateDraws]:
 
 
 def drawn_by_replicate() -> dict[str, Any]:
-    """Number of the entered replicate and the streams that it drew from; empty for replicate 0, and without draws."""
+    """Number of the active replicate and the names of the streams that it used, for a record.
+
+    Empty outside `replicate_draws`, for replicate 0, and if no stream was used.
+    """
     if not _entered or not _entered[-1].replicate or not _entered[-1].streams:
         return {}
     return {"replicate": _entered[-1].replicate, "streams": sorted(_entered[-1].streams)}
 
 
 def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:
-    """128-bit seed of one stream. Equal arguments give the same seed on every machine, within one replicate."""
+    """128-bit seed of one random stream. Equal arguments give the same seed on every machine.
+
+    Inside `replicate_draws` the streams of methods get the seed of that replicate.
+    """
     if _entered and purpose in DRAWN_BY_METHODS:
         _entered[-1].streams.add(purpose)
         root_seed = replicate_seed(root_seed, _entered[-1].replicate)
@@ -92,5 +98,5 @@ def derive_seed(root_seed: int, purpose: Purpose, *indices: int) -> int:
 
 
 def generator(root_seed: int, purpose: Purpose, *indices: int) -> np.random.Generator:
-    """NumPy generator (Philox) of one stream."""
+    """A new NumPy generator (Philox) for one random stream."""
     return np.random.Generator(np.random.Philox(derive_seed(root_seed, purpose, *indices)))

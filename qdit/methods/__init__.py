@@ -1,1 +1,1 @@
-"""Quantization methods: the contract, the registry and Q-DiT; the compared methods are in baselines/."""
+"""Quantization methods: their base class, the registry and Q-DiT. The compared methods are in baselines/."""

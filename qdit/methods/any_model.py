@@ -1,4 +1,4 @@
-"""Quantizes any transformer with a method of the suite. Arguments of forward passes are the calibration data."""
+"""Quantize any transformer with a method of the suite. Calibration data are recorded arguments of its forward pass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,11 +22,11 @@ from qdit.sampling.pipeline_protocol import PipelineProtocol
 def network_of(
     transformer: nn.Module, *, patterns: Sequence[Pattern] = (), blocks: Sequence[str] = ()
 ) -> DiffusersNetwork:
-    """A view of a transformer that shows its layers with their roles. It may be any torch module that has blocks.
+    """Wrap any torch module that has blocks, so that the methods find its linear layers and their roles.
 
-    `patterns` are pairs of a regular expression and a role. They are tried before the common patterns. `blocks` are the
-    paths of the module lists that hold the blocks, in the order in which they run. Without `blocks` the lists are
-    searched in the module.
+    `patterns` are pairs of a regular expression for layer names and a role. They are tried before the common patterns.
+    `blocks` are the paths of the module lists that hold the blocks, in the order in which they run. Without `blocks`
+    the function finds these lists itself.
     """
     family = family_of_class(type(transformer).__name__)
     if patterns or blocks:
@@ -50,7 +50,7 @@ def quantize_transformer(
     """Make a quantized copy of a transformer. The transformer itself does not change.
 
     `samples` are keyword arguments of its forward pass, with one row for each calibration sample; `timestep` is among
-    them. `shared` are arguments that all samples have in common. A method without calibration data needs neither. The
+    them. `shared` are arguments that are the same for all samples. A method without calibration data needs neither. The
     quantized transformer is `model.transformer` of the result; it can replace the transformer of a pipeline. Raises
     ConfigError and Unsupported as `quantize_model` does.
     """
@@ -74,6 +74,6 @@ def quantize_transformer(
 
 
 def calibration_of(kind: str, samples: Mapping[str, Any], shared: Mapping[str, Any]) -> KeywordSet:
-    """A calibration set of the arguments of some forward passes. Its schedule has their timesteps."""
+    """Make a calibration set from the arguments of recorded forward passes; its schedule holds their timesteps."""
     calls = Keywords(samples, shared)
     return KeywordSet.of(kind, calls, PipelineProtocol(timesteps=sorted(set(calls.timestep.float().tolist()))))

@@ -1,4 +1,4 @@
-"""The contract of a quantization method: its class attributes and its functions.
+"""The base class of quantization methods: the attributes and functions that every method has.
 
 Class attributes are literals. Planning, pages and figures read them from the source, without importing it.
 """
@@ -24,8 +24,9 @@ SCOPES: tuple[Scope, ...] = ("common", "own")
 class Method(ABC):
     """A quantization method. To add a method, write a subclass in a new file in `baselines/`.
 
-    `quantize` works on a copy, replaces only sites and never seeds a global generator. At 16 bits it does not quantize.
-    It raises `Unsupported` for bits, models or options that it does not support.
+    `quantize` works on a copy, replaces only layers that the model lists as sites, and never seeds a global generator.
+    A width of 16 bits means that nothing is quantized. It raises `Unsupported` for bits, models or options that the
+    method does not support.
     """
 
     name: ClassVar[str]
@@ -92,10 +93,10 @@ class Method(ABC):
         calibration: Mapping[str, CalibrationSet],
         options: Any,
     ) -> Quantized:
-        """Quantized copy of `model`."""
+        """Make a quantized copy of `model`."""
 
     def correct(
         self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet], options: Any
     ) -> Quantized:
-        """Add the method's correction to the result of its base method; `model` is the full-precision model."""
+        """Add this method's correction to a model quantized by its base method; `model` is the full-precision model."""
         raise Unsupported(f"{self.name}: does not build on the checkpoint of another method")

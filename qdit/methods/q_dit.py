@@ -38,7 +38,7 @@ HESSIAN_BATCH = 32
 
 @dataclass(frozen=True)
 class QDitOptions(CheckedOptions):
-    """`allocation` (layer → group size) overrides `group_size` for the layers of the four roles."""
+    """Options of Q-DiT. `allocation` (layer → group size) replaces `group_size` for the four linears of each block."""
 
     group_size: GroupSize | None = 128
     allocation: Mapping[str, GroupSize] | None = None
@@ -49,7 +49,7 @@ class QDitOptions(CheckedOptions):
 
 
 class QDit(Method):
-    """Q-DiT with a given allocation. The search for an allocation is a separate step."""
+    """Q-DiT with group sizes that are given in its options. The search for group sizes is a separate step."""
 
     name = "q-dit"
     printed = "Q-DiT"
@@ -80,7 +80,7 @@ class QDit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: QDitOptions,
     ) -> Quantized:
-        """Insert dynamic activation quantizers first; then run GPTQ on their outputs."""
+        """First insert layers that quantize their inputs; then run GPTQ on the inputs that these layers see."""
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)
         extra = [] if scope == "common" else select(model.sites(), roles=MODULATION_ROLES)

@@ -1,4 +1,4 @@
-"""The step weights → quantized checkpoint: checks the inputs, quantizes by the named method, saves."""
+"""The step that makes a quantized checkpoint from weights: it checks the inputs, quantizes by one method, and saves."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -54,7 +54,7 @@ def quantize_model(
     calibration: Mapping[str, CalibrationSet] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Quantized:
-    """Quantized copy of a model by the named method; checks bits, scope, options and calibration first."""
+    """Make a quantized copy of a model by the named method. First check bits, scope, options and calibration data."""
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
     if scope not in SCOPES:
@@ -89,13 +89,13 @@ def quantize_weights_file(
     base: Path | None = None,
     device: str = "cpu",
 ) -> None:
-    """Step: weights and calibration files → quantized checkpoint in the folder `out`.
+    """Quantize a file of weights with calibration files, and write the checkpoint into the folder `out`.
 
     Everything is computed on `device` (`cpu` or `cuda:N`). `base` is a checkpoint of the method's base method. It must
     have the same weights, data, bits and scope. Options that both methods have must be equal.
 
-    Within `replicate_draws` the checkpoint is that of a replicate. It names the replicate only if the method drew:
-    without draws and with the same data, the checkpoints of all replicates are equal byte by byte.
+    Inside the context `replicate_draws` the result is the checkpoint of a replicate. It names the replicate only if the
+    method drew random numbers: otherwise, with the same data, the checkpoints of all replicates are equal byte by byte.
     """
     method_object = find_method(method)
     check_bits(weight_bits, activation_bits)
@@ -139,14 +139,14 @@ def quantize_weights_file(
 
 
 def calibration_of(path: Path, model: Network, weights: Path) -> CalibrationSet:
-    """The calibration set of a file, for a model of these weights. Raises the errors of `load_calibration_of`."""
+    """Read a calibration file for a model of these weights. Raises the errors of `load_calibration_of`."""
     if isinstance(model, DiffusersNetwork):
         return load_keywords_of(path, weights)
     return load_calibration_of(path, model.config, weights)
 
 
 def load_base(folder: Path, method: Method, record: Mapping[str, Any]) -> Quantized:
-    """The checkpoint that a method corrects; ConfigError unless the base method made it with the same inputs."""
+    """Load the checkpoint that a method corrects; ConfigError unless its base method made it from the same inputs."""
     model, correction, config = read_checkpoint(folder)
     wanted = {key: value for key, value in record.items() if key != "code"} | {"method": method.base}
     base = find_method(str(method.base))

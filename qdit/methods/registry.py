@@ -1,6 +1,6 @@
 """The registry of methods: classes in `baselines/`, in `qdit.methods.q_dit` and in installed packages.
 
-If a file cannot be imported, only its own methods are missing. A request for one of them gives the reason.
+If a file cannot be imported, only the methods of this file are missing. A request for one of them gives the reason.
 """
 
 import inspect
@@ -27,7 +27,7 @@ class Registry:
 
 @cache
 def load_registry() -> Registry:
-    """Import every module of methods."""
+    """Import every module that defines methods, and make the registry."""
     methods: dict[str, Method] = {}
     broken: list[BrokenFile] = []
     for origin in method_modules():
@@ -40,7 +40,7 @@ def load_registry() -> Registry:
 
 
 def methods_of(origin: MethodModule) -> list[Method]:
-    """Import a module and make its methods; ConfigError in one line if this fails."""
+    """Import a module and make an instance of each of its methods; ConfigError with one line if this fails."""
     module = import_module(origin)
     if origin.class_name is not None:
         classes = [getattr(module, origin.class_name, None)]
@@ -58,7 +58,7 @@ def methods_of(origin: MethodModule) -> list[Method]:
 
 
 def add(methods: dict[str, Method], method: Method) -> None:
-    """Add a method to the registry; ConfigError for a missing name or a name that is taken."""
+    """Add a method to the registry; ConfigError if it has no name or its name is taken."""
     path = Path(inspect.getfile(type(method)))
     name = getattr(method, "name", None)
     if not isinstance(name, str):
@@ -74,7 +74,7 @@ def add(methods: dict[str, Method], method: Method) -> None:
 
 
 def registry() -> Mapping[str, Method]:
-    """Every method by name."""
+    """All methods by name."""
     return load_registry().methods
 
 

@@ -1,4 +1,4 @@
-"""Facts about methods that need no import of a method: their modules, and the errors for a name.
+"""Facts about methods that need no import of a method: their modules, and the error messages for unknown names.
 
 `qdit.core.method_modules` finds the modules in `baselines/` and in installed packages. Q-DiT's module is added here.
 """
@@ -18,14 +18,14 @@ Q_DIT = "qdit.methods.q_dit"
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """A file of methods that cannot be used: one line with the reason, and the names of its methods."""
+    """A file whose methods cannot be used: the reason in one line, and the names of its methods."""
 
     reason: str
     names: tuple[str, ...] = ()
 
 
 def method_modules() -> list[MethodModule]:
-    """Every module of methods: those of `baselines/` by name, Q-DiT's, those of other packages by name."""
+    """All modules that define methods: those of `baselines/` by name, Q-DiT's, then those of other packages by name."""
     shipped, plugins = contributed_modules()
     modules = [*shipped, MethodModule(Q_DIT, module_file(Q_DIT))]
     return modules + [plugin for plugin in plugins if plugin not in modules]
@@ -34,7 +34,7 @@ def method_modules() -> list[MethodModule]:
 def needed_kinds(
     calibration: tuple[str, ...], unused: tuple[tuple[str, str, Any], ...], options: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """Kinds of calibration data that a method needs with these options, defaults included.
+    """Kinds of calibration data that a method needs with these options. A missing option has its default.
 
     `unused` holds (kind, option, value): with this value of this option the kind is not needed.
     """
@@ -43,7 +43,10 @@ def needed_kinds(
 
 
 def unknown_method(name: str, known: Mapping[str, Any], broken: tuple[BrokenFile, ...]) -> ConfigError:
-    """The error for a method that does not exist: with the reason if its file is broken, else with the names."""
+    """Make the error for a method that does not exist. It gives the reason if the method's file is broken.
+
+    Otherwise it gives the names of all methods.
+    """
     for file in broken:
         if name in file.names:
             return ConfigError(f"method {name!r}: {file.reason}")

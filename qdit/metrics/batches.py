@@ -11,7 +11,7 @@ from qdit.metrics.features import Features, Images
 
 
 def require_images(images: Images, shape: tuple[int | None, int | None, int | None], *, who: str) -> Tensor:
-    """The images as a uint8 tensor (N, C, H, W), N ≥ 1; `shape` is the allowed (C, H, W), None for any.
+    """The images as a uint8 tensor (N, C, H, W), N ≥ 1. `shape` is the allowed (C, H, W); None in it allows any number.
 
     Raises DataError on another type, number of dimensions or shape.
     """

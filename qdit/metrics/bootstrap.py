@@ -18,7 +18,7 @@ cover it. So the values are shifted: their mean becomes the measured value. The 
 images, which a table shows, not about infinitely many images. Near zero a distance is mostly noise, and the intervals
 are too wide: 100 % cover the average there, and 93 % far from zero (tests/metrics/test_bootstrap.py).
 
-**MIND.** Its resampled values are those to first order (`qdit.metrics.sliced`).
+**MIND.** Its resampled values are first-order approximations (`qdit.metrics.sliced`).
 
 **Clips.** The prompts are fixed, as in VBench, and the noise of each clip is independent. So the clips of each
 dimension are resampled; mFVD and the paired metrics resample all clips. Two runs of one suite have the same drawing.
@@ -56,7 +56,7 @@ Scaled = Callable[[Mapping[str, float]], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class ClipFeatures:
-    """Features (N, d) of a run's clips and of full precision's clips, and moments of real clips."""
+    """Features (N, d) of a run's clips and of the full-precision clips, and the moments of real clips."""
 
     features: np.ndarray
     real: Moments
@@ -66,8 +66,8 @@ class ClipFeatures:
 def multiplicities(images: int, resamples: int, *, frames: int = 1) -> np.ndarray:
     """How often each image occurs in each resample: (resamples, images). Each row sums to `images`.
 
-    The inception score is computed over splits of `SPLIT_SIZE` images. Each split is resampled alone. Of every `frames`
-    consecutive images, which are frames of one clip, all occur equally often: clips are resampled.
+    The inception score is computed over parts of `SPLIT_SIZE` images, so each part is resampled by itself. If images
+    are frames of clips, `frames` consecutive images belong to one clip and occur equally often: clips are resampled.
     """
     if frames > 1:
         if images % frames or SPLIT_SIZE % frames:
@@ -77,7 +77,10 @@ def multiplicities(images: int, resamples: int, *, frames: int = 1) -> np.ndarra
 
 
 def clip_multiplicities(clips: int, resamples: int, split: int) -> np.ndarray:
-    """How often each clip, or image, occurs in each resample. Every split of `split` clips is resampled alone."""
+    """How often each clip or image occurs in each resample: (resamples, clips).
+
+    Each part of `split` clips is resampled by itself.
+    """
     draw = np.random.Generator(np.random.Philox(SEED))
     sizes = [min(split, clips - start) for start in range(0, clips, split)]
     parts = [
@@ -96,11 +99,11 @@ def bootstrap(
     frames: int = 1,
     judged: Judged | None = None,
 ) -> Resamples:
-    """Resampled values of all metrics that have a function for it; the paired metrics only with `fp`.
+    """Resampled values of all metrics of images that have a function for it; the paired metrics only with `fp`.
 
-    The arguments are those of `evaluate`, which checks them. `frames` images are of one clip (`multiplicities`).
-    512 images with 64 + 112 features take 0.5 s of one core.
-    `qdit.metrics.resampled_frechet` says how the distances of many features are computed.
+    The arguments are those of `evaluate`, which checks them. If images are frames of clips, `frames` is their number in
+    a clip. 512 images with 64 + 112 features take 0.5 s of one core. `qdit.metrics.resampled_frechet` says how the
+    distances of many features are computed.
     """
     counts = multiplicities(len(run.features), resamples, frames=frames)
     images = Images(run, reference, fp, judged or Judged())
@@ -119,11 +122,11 @@ def clip_bootstrap(
     pixels: PixelComparison | None = None,
     resamples: int = RESAMPLES,
 ) -> Resamples:
-    """Resampled values of the dimensions in `scores` and of further metrics, as far as their inputs are given.
+    """Resampled values of the dimensions in `scores`, and of all further metrics whose inputs are given.
 
-    `scaled` gives the totals, if all sixteen dimensions are there. `features` gives mFVD. `pixels` compares the N clips
-    with full precision and gives MSE-FP, PSNR-FP and SSIM-FP; with features of full precision there are also FD-FP and
-    MIND-FP. `drawing` names the scorer.
+    `scaled` scales the dimensions and so gives the totals, if all sixteen dimensions are there. `features` gives mFVD.
+    `pixels` compares the N clips with full precision and gives MSE-FP, PSNR-FP and SSIM-FP; with features of full
+    precision there are also FD-FP and MIND-FP. `drawing` names the program that scored the clips.
     """
     values = {
         dimension: resampled_means(scores[dimension], number, resamples)
@@ -149,7 +152,10 @@ def clip_bootstrap(
 
 
 def resampled_means(scores: Sequence[float | None], number: int, resamples: int) -> np.ndarray:
-    """Means (B,) of resampled clips, as VBench computes them: without skipped clips; 0 if all are skipped."""
+    """Mean score (B,) of each of B resamples of the clips, as VBench computes it.
+
+    Clips without a score do not count; the mean is 0 if no clip has a score. `number` is the number of the dimension.
+    """
     draw = np.random.Generator(np.random.Philox([SEED, number]))
     values = np.array([np.nan if score is None else score for score in scores], np.float64)
     rows = values[draw.integers(len(values), size=(resamples, len(values)))]
@@ -158,12 +164,12 @@ def resampled_means(scores: Sequence[float | None], number: int, resamples: int)
 
 
 def pairing(counts: np.ndarray) -> str:
-    """Name of a drawing. Runs with equal names have equal resamples."""
+    """Name of the way in which images were resampled. Runs with equal names have equal resamples."""
     return f"{counts.shape[0]}x{counts.shape[1]}-{sha256_json(counts[:, :1000].sum(axis=0).tolist())[:12]}"
 
 
 def intervals(metrics: Mapping[str, float | None], resamples: Resamples) -> dict[str, list[float]]:
-    """Metric → [low, high] around its measured value."""
+    """Name of each metric → [low, high], the 95 % interval around its measured value."""
     known = {name: metrics[name] for name in resamples.values if metrics.get(name) is not None}
     return {
         name: list(interval(centred(name, value, resamples.values[name])))

@@ -21,7 +21,10 @@ MOST_MERGES = 49152 - 512 - 2
 
 
 def byte_letters() -> dict[int, str]:
-    """A printable letter for each byte: that of Latin-1 if it is printable, else the next free one from 256 on."""
+    """A printable letter for each byte. It is the byte's Latin-1 letter if that is printable.
+
+    Otherwise it is the next unused letter from 256 on.
+    """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + n) for n, byte in enumerate(others)}
@@ -29,38 +32,45 @@ def byte_letters() -> dict[int, str]:
 
 @dataclass(frozen=True)
 class BytePairs:
-    """A vocabulary: pairs of pieces in the order in which they are merged."""
+    """CLIP's vocabulary: pairs of word pieces, in the order in which they are merged."""
 
     merges: tuple[tuple[str, str], ...]
 
     @cached_property
     def ranks(self) -> dict[tuple[str, str], int]:
-        """Pair → its position in the order of merges."""
+        """Each pair of pieces → its position in the order of merges."""
         return {pair: rank for rank, pair in enumerate(self.merges)}
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Piece → token: single letters, letters at the end of a word, merged pairs, start and end of text."""
+        """Each piece → its token number.
+
+        Pieces are single letters, letters at the end of a word, merged pairs, and the start and end of a text.
+        """
         letters = list(byte_letters().values())
         pieces = [*letters, *(letter + LAST for letter in letters), *map("".join, self.merges), START, END]
         return {piece: number for number, piece in enumerate(pieces)}
 
     @property
     def size(self) -> int:
-        """Number of tokens."""
+        """Number of tokens in the vocabulary."""
         return 512 + len(self.merges) + 2
 
     def tokens(self, text: str, length: int) -> list[int]:
-        """Tokens of a text, `length` of them: start, pieces, end, zeros. A longer text is cut; its end stays."""
+        """The `length` tokens of a text: start token, pieces, end token, zeros.
+
+        A longer text is cut; its last token is the end token.
+        """
         clean = " ".join(html.unescape(html.unescape(unicodedata.normalize("NFC", text))).split()).lower()
         pieces = [self.numbers[piece] for word in WORDS.findall(clean) for piece in self.pieces(word)]
         kept = [self.numbers[START], *pieces[: length - 2], self.numbers[END]]
         return kept + [0] * (length - len(kept))
 
     def pieces(self, word: str) -> list[str]:
-        """Pieces of a word.
+        """Cut a word into pieces of the vocabulary.
 
-        Its letters are merged pair by pair, lowest rank first, until no pair is in the vocabulary.
+        Its letters are merged pair by pair, the earliest pair of the vocabulary first, until no pair is in the
+        vocabulary.
         """
         if word in (START, END):
             return [word]
@@ -76,7 +86,7 @@ class BytePairs:
 
 
 def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
-    """The parts with every occurrence of a pair as one part, from the left."""
+    """The pieces with every occurrence of `pair` merged into one piece, from left to right."""
     result: list[str] = []
     position = 0
     while position < len(parts):
@@ -87,7 +97,7 @@ def merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def read_byte_pairs(path: Path) -> BytePairs:
-    """The vocabulary of a gzip or text file: a line about the version, then one merge in each line.
+    """Read the vocabulary of a gzip or text file: a line about the version, then one pair of pieces in each line.
 
     DataError for another file.
     """

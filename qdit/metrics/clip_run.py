@@ -1,4 +1,4 @@
-"""The step chunks of clips → metrics.json. A scorer object supplies the scores: mini-VBench or VBench."""
+"""The step that makes metrics.json from chunks of clips. mini-VBench or VBench scores the clips."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from qdit.metrics.run import made_by
 
 @dataclass(frozen=True)
 class ClipScores:
-    """Result of a scorer for the clips of a run.
+    """What a scorer (mini-VBench or VBench) returns for the clips of a run.
 
     metrics     every metric of clips by name; None if this scorer does not compute it.
     resamples   resampled values for the intervals.
@@ -30,15 +30,15 @@ class ClipScores:
 
 
 class ClipScorer(Protocol):
-    """A source of clip scores: mini-VBench computes them here, VBench computed them before."""
+    """Interface of an object that scores clips: mini-VBench scores them here, VBench did so in an earlier step."""
 
     @property
     def module(self) -> str:
-        """Module whose code scores, for the record's digest."""
+        """Name of the module whose code scores, so that its digest is recorded."""
         ...
 
     def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
-        """Scores of all clips of a run; DataError unless these are the expected clips."""
+        """Scores of all clips of a run; DataError if the run holds other clips than expected."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The clips of a run. They are read chunk by chunk and checked against the lists of the sampling jobs.
+"""Reading of a run's clips, chunk by chunk. They are checked against the lists that the sampling jobs wrote.
 
 A clip of 51 frames of 144×256 has 5.6 MB, and a run of VBench's prompts has 27 GB. So only one chunk is in memory at a
 time. Nothing here loads torch.
@@ -29,14 +29,14 @@ Compared = TypeVar("Compared")
 
 @dataclass(frozen=True)
 class ClipChunk:
-    """Clips of one chunk: frames uint8 (n, 3, T, H, W), and the prompt and number of each, n pairs."""
+    """Clips of one chunk: frames uint8 (n, 3, T, H, W), and (prompt, number) of each of the n clips."""
 
     frames: np.ndarray
     names: tuple[tuple[str, int], ...]
 
 
 def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
-    """All clips of a run in order; only one chunk is in memory at a time.
+    """Yield all clips of a run in order, chunk by chunk; only one chunk is in memory at a time.
 
     `folder` holds `shard-*.json` and the listed chunk files. Raises DataError, at the latest after the last chunk,
     unless there are exactly `clips` complete, unchanged clips.
@@ -53,12 +53,15 @@ def stream_clips(folder: Path, *, clips: int) -> Iterator[ClipChunk]:
 
 
 def samples_sha256(folder: Path, *, clips: int) -> str:
-    """Digest of the clips of a run, from the digests of its chunk files. Files made from the clips store it."""
+    """Digest of all clips of a run, computed from the digests of its chunk files.
+
+    Files that are made from the clips store it.
+    """
     return sha256_json(sorted({chunk for shard in listed_shards(folder, images=clips) for chunk in shard.chunks}))
 
 
 def read_chunk(folder: Path, listed: ListedChunk, *, key: str | None = None) -> ClipChunk:
-    """One chunk file, checked against its entry in the list."""
+    """Read one chunk file of clips and check it against its entry in the list."""
     path = folder / listed.file
     if not path.is_file() or sha256_file(path) != listed.sha256:
         raise DataError(f"{path}: missing, or not the file that its shard lists; sample again")
@@ -77,7 +80,7 @@ def read_chunk(folder: Path, listed: ListedChunk, *, key: str | None = None) -> 
 
 
 def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.ndarray:
-    """Mean squared difference (N,) of pixels in [0, 1] of each clip to the full-precision clip of the same noise.
+    """Mean squared difference (N,) of each clip's pixels, in [0, 1], to the full-precision clip of the same noise.
 
     Raises DataError unless both runs hold `clips` clips of the same prompts in the same order.
     """
@@ -85,7 +88,7 @@ def stream_clip_errors(samples: Path, fp_samples: Path, *, clips: int) -> np.nda
 
 
 def compared_clips(samples: Path, fp_samples: Path, *, clips: int) -> PixelComparison:
-    """Comparison of each clip, frame by frame, with the full-precision clip of the same noise.
+    """Compare each clip, frame by frame, with the full-precision clip of the same noise.
 
     Raises DataError unless both runs hold `clips` clips of the same prompts in the same order.
     """
@@ -111,7 +114,7 @@ def _of_pairs(samples: Path, fp_samples: Path, clips: int, compare: Callable[[Fr
 
 
 def clip_protocol(job: EvaluateJob, sampled: SampledRun) -> dict[str, Any]:
-    """Protocol of a run's clips as metrics.json holds it, with the operations of one clip."""
+    """Protocol of a run's clips as metrics.json holds it, with the number of floating-point operations for one clip."""
     if sampled.origin.is_imported:
         stated = {"stated": dict(sampled.origin.protocol)} if sampled.origin.protocol else {}
         source = {"sampler": IMPORTED, "source": sampled.origin.model["source"], **stated}

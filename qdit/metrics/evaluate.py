@@ -1,4 +1,4 @@
-"""Computes all registered metrics of one run of images, after checking its inputs."""
+"""Computation of all registered metrics of one run of images, after a check of its inputs."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from qdit.metrics.reference import Reference
 def evaluate(
     run: RunFeatures, *, reference: Reference, fp: FullPrecision | None, judged: Judged | None = None
 ) -> dict[str, float | None]:
-    """All registered image metrics of N ≥ 4 images, from their features.
+    """Compute all registered image metrics of N ≥ 4 images from their features; name → value or None.
 
     Paired metrics are None without `fp`, and exactly 0 for the full-precision run itself. Metrics of networks that
     judge single images are None without their values in `judged`. Raises DataError if there are no images, if counts or

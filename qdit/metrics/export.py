@@ -1,4 +1,4 @@
-"""Writes the images of a run for other programs: ADM's batch (arr_0, arr_1) or a folder of PNGs."""
+"""Export of a run's images for other programs: ADM's npz (arr_0, arr_1) or a folder of PNGs."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ BATCH_SUFFIX = ".npz"
 
 
 def export_images(samples: Path, out: Path) -> int:
-    """Write all images of a run to `out`, an npz or a folder; returns their number.
+    """Write all images of a run to `out`, an npz or a folder, and return their number.
 
-    The npz is what guided-diffusion's evaluator reads: arr_0 uint8 (N, H, W, C), arr_1 labels (N,) int64 where they
-    are known. The folder holds 00000.png and so on. Both state their protocol (`qdit.metrics.statement`), so that
-    `qdit import-samples` can pair them again. Raises DataError for an incomplete run.
+    The npz is what guided-diffusion's evaluator reads: arr_0 uint8 (N, H, W, C), arr_1 labels (N,) int64 where they are
+    known. The folder holds 00000.png and so on. Both also hold the protocol (`qdit.metrics.statement`), so that `qdit
+    import-samples` can pair the images with full precision. Raises DataError for an incomplete run.
     """
     if not shard_path(samples, 0).is_file():
         raise DataError(f"{samples}: has no shard-000.json; give the folder that `qdit sample` wrote")

@@ -1,4 +1,7 @@
-"""The step sample chunks → features of a shard. The sampling job runs it, because torch is loaded there."""
+"""The step that extracts the features of a shard's sample chunks.
+
+The sampling job runs it, because torch is loaded there.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,15 +21,16 @@ BLOCK = 128
 
 
 def made_by(extractor: Extractor) -> Extraction:
-    """Origin of features: this extractor, and the code of this version."""
+    """Origin of features that this extractor computes: its name, its weights, and the digest of the code."""
     code = code_digest("qdit.metrics.extraction", *extractor_code(extractor.name))
     return Extraction(extractor.name, extractor.digest, extractor.classes_are_labels, code)
 
 
 def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
-    """Write the features of one shard's images. Existing features of these chunks, extractor and code are kept.
+    """Write the features of one shard's images.
 
-    The chunks are read one after the other. If the images of a shard could not be made, its file is empty.
+    Features that the same extractor and code made of these chunks are kept. The chunks are read one after the other. If
+    the images of a shard could not be made, its file is empty.
     """
     listed = read_shard(shard_path(folder, shard))
     path = features_path(folder, shard)
@@ -41,7 +45,7 @@ def extract_shard(folder: Path, shard: int, extractor: Extractor) -> Path:
 
 
 def extract_file(folder: Path, shard: int | None, extractor: str, weights: Path, *, device: str = "cpu") -> list[Path]:
-    """Write the features of one shard, or of all shards, with the extractor of that name and weights."""
+    """Write the features of one shard, or of all shards, with the extractor of this name and these weights."""
     numbers = [shard]
     if shard is None:
         numbers = [read_shard(path).number for path in sorted(folder.glob("shard-*.json"))]

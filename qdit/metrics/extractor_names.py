@@ -13,7 +13,7 @@ EXTRACTORS = {
 
 
 def extractor_module(name: str) -> str:
-    """Module that loads an extractor, for imports and for code digests; ConfigError for an unknown name."""
+    """Name of the module that loads an extractor, for imports and for code digests; ConfigError for an unknown name."""
     if name not in EXTRACTORS:
         allowed = ", ".join(EXTRACTORS)
         raise ConfigError(f"unknown extractor {name!r}; allowed are {allowed}{did_you_mean(name, EXTRACTORS)}")
@@ -21,5 +21,5 @@ def extractor_module(name: str) -> str:
 
 
 def extractor_code(name: str) -> tuple[str, ...]:
-    """Modules that a code digest must name for an extractor; empty for an extractor object of the caller."""
+    """Modules that a code digest must include for an extractor; empty if the extractor is not one of the suite's."""
     return (EXTRACTORS[name],) if name in EXTRACTORS else ()

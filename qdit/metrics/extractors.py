@@ -1,4 +1,4 @@
-"""Loads a feature extractor by its name."""
+"""Loading of a feature extractor by its name."""
 
 import importlib
 from pathlib import Path
@@ -8,7 +8,7 @@ from qdit.metrics.features import Extractor
 
 
 def load_extractor(name: str, weights: Path, *, sha256: str | None = None, device: str = "cpu") -> Extractor:
-    """The extractor of that name with its weights; with `sha256` the file's bytes are checked first.
+    """Load the extractor of this name with its weights. With `sha256` the file's bytes are checked first.
 
     `device` is where Inception runs; the small classifiers always run on the CPU.
     Raises ConfigError on an unknown name and CheckpointError on weights that cannot be used.

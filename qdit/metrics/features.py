@@ -25,8 +25,11 @@ Images: TypeAlias = "np.ndarray | Tensor"
 
 @dataclass(frozen=True)
 class Features:
-    """Float32 features of N images: pool (N, d) for FID and precision/recall, spatial (N, s) for sFID, logits
-    without bias (N, c) for the inception score."""
+    """Float32 features of N images.
+
+    pool (N, d) is for FID, precision and recall; spatial (N, s) for sFID; logits without bias (N, c) for the inception
+    score.
+    """
 
     pool: np.ndarray
     spatial: np.ndarray
@@ -37,10 +40,10 @@ class Features:
 
 
 class Extractor(Protocol):
-    """uint8 images (N, C, H, W) → Features.
+    """Interface of an extractor: a function from uint8 images (N, C, H, W) to their features.
 
-    `digest` is the sha256 of the weights file; `classes_are_labels` says whether the argmax of the logits can be
-    compared with the label of an image.
+    `digest` is the sha256 of the weights file. `classes_are_labels` says whether the class with the largest logit can
+    be compared with the label of an image.
     """
 
     @property
@@ -67,7 +70,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class RunFeatures:
-    """Features of images in order, their labels (N,), and the origin of the features."""
+    """Features of a run's images in order, the images' labels (N,), and the origin of the features."""
 
     features: Features
     labels: np.ndarray
@@ -75,29 +78,29 @@ class RunFeatures:
 
 
 def features_path(folder: Path, shard: int) -> Path:
-    """File of the features of one shard, beside its list of chunks."""
+    """Path of the file with the features of one shard. It lies beside the shard's list of chunks."""
     return folder / f"features-{shard:03d}.npz"
 
 
 def origin(shard: Shard, made_by: Extraction) -> str:
-    """Text with everything that the features of a shard depend on: origin of the samples, chunks, extractor, code."""
+    """Text that names all things that a shard's features depend on: origin of the samples, chunks, extractor, code."""
     return json.dumps(samples_of(shard) | asdict(made_by), sort_keys=True)
 
 
 def samples_of(shard: Shard) -> dict[str, Any]:
-    """The samples behind features: origin and key of the run, and the sha256 of each chunk."""
+    """Identity of the samples from which features are computed: origin and key of the run, sha256 of each chunk."""
     return {"samples": shard.origin, "key": shard.key, "chunks": [list(chunk) for chunk in shard.chunks]}
 
 
 def save_features(path: Path, run: RunFeatures, shard: Shard, *, first: int) -> None:
-    """Write the features of one shard, whose images are numbered from `first`."""
+    """Write the features of one shard. `first` is the index of its first image."""
     layers = {name: getattr(run.features, name) for name in ("pool", "spatial", "logits")}
     origin_of = {"labels": run.labels, "first": np.int64(first), "origin": np.array(origin(shard, run.made_by))}
     save_arrays(path, layers | origin_of)
 
 
 def read_features(folder: Path, *, images: int, extractor: str, weights_sha256: str) -> RunFeatures:
-    """Features of images 0 … images − 1 of a run, made by this extractor.
+    """Read the features of images 0 … images − 1 of a run, which this extractor must have made.
 
     Raises DataError unless the features of every shard exist, belong to the listed chunks, and come from one extractor
     with these weights and one version of the code. The counts must agree too.
@@ -159,7 +162,7 @@ def _read_shard(folder: Path, shard: Shard) -> tuple[int, RunFeatures]:
 
 
 def is_current(path: Path, shard: Shard, made_by: Extraction) -> bool:
-    """Whether a file is complete and has the features of these chunks by this extractor and code."""
+    """Whether a features file is complete, and this extractor and code made it from these chunks."""
     if not path.exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Bridge to torch-fidelity: it can use our extractors, and its values are an independent check of ours.
+"""Connection to torch-fidelity: it can use our extractors, and its values are an independent check of ours.
 
 torch-fidelity (and with it torchvision) is imported only when a function of this module runs.
 """
@@ -33,8 +33,8 @@ class ImageDataset(Dataset[Tensor]):
 def register(extractor: Extractor) -> str:
     """Register an extractor with torch-fidelity and return its name there. A second call changes nothing.
 
-    The name contains the digest of the weights, because the cache of torch-fidelity knows extractors by name only. The
-    layers are pool, spatial and logits_unbiased.
+    The name contains the digest of the weights, because the cache of torch-fidelity knows extractors by name only. Its
+    layers have the names pool, spatial and logits_unbiased there.
     """
     from torch_fidelity import FeatureExtractorBase, register_feature_extractor
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY

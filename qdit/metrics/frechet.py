@@ -1,4 +1,7 @@
-"""Fréchet distance between two Gaussians. The moments decide whether it is FID, sFID or FD-FP."""
+"""Fréchet distance between two Gaussians.
+
+It is FID, sFID or FD-FP, depending on the features and on what is compared.
+"""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,11 +23,11 @@ NEGATIVE_TOLERANCE = 1e-3
 
 
 def frechet_distance(a: Moments, b: Moments) -> float:
-    """|μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½ (Dowson & Landau 1982; Heusel et al. 2017, eq. 6).
+    """Fréchet distance of two Gaussians: |μ_a − μ_b|² + tr Σ_a + tr Σ_b − 2 tr (Σ_a Σ_b)^½.
 
-    tr (Σ_a Σ_b)^½ is the sum of the singular values of F_aᵀ F_b, where F Fᵀ = Σ (`factor`). So no value is complex, and
-    there may be fewer samples than dimensions. Raises DataError for moments that are not finite, differ in size, or
-    have a matrix that is not a covariance.
+    Sources: Dowson & Landau 1982; Heusel et al. 2017, eq. 6. tr (Σ_a Σ_b)^½ is the sum of the singular values of F_aᵀ
+    F_b, where F Fᵀ = Σ (`factor`). So no value is complex, and there may be fewer samples than dimensions. Raises
+    DataError for moments that are not finite, differ in size, or have a matrix that is not a covariance.
     """
     require_moments("first", a)
     require_moments("second", b)
@@ -37,29 +40,29 @@ def frechet_distance(a: Moments, b: Moments) -> float:
 
 @dataclass(frozen=True)
 class Target:
-    """One side of many Fréchet distances: moments of d features, and the features themselves if they are known.
-
-    `features` (n, d) must be those of the moments.
-    """
+    """The fixed side of many Fréchet distances: moments of d features, and the features (n, d) themselves if known."""
 
     moments: Moments
     features: np.ndarray | None = None
 
     @classmethod
     def of(cls, features: np.ndarray) -> "Target":
-        """The target of features (n, d), n ≥ 2."""
+        """Make the fixed side of Fréchet distances from features (n, d), n ≥ 2."""
         return cls(moments(features), features)
 
     @cached_property
     def factor(self) -> np.ndarray:
-        """F (r, d) with Fᵀ F = covariance. If there are fewer images than features, F has one row for each image."""
+        """Matrix F (r, d) with Fᵀ F = covariance.
+
+        If there are fewer images than features, F has one row for each image.
+        """
         if self.features is not None and is_thin(self.features):
             return _factor(self.features)
         return square_root(self.moments.covariance)
 
 
 def distance_to(target: Target, features: np.ndarray) -> float:
-    """Fréchet distance of features (n, d) to a target; errors as of `frechet_distance`.
+    """Fréchet distance of features (n, d) to a target; it raises the errors of `frechet_distance`.
 
     If features are many and images fewer, tr (Σ_a Σ_b)^½ is the sum of the singular values of F_a F_bᵀ with factors
     that have one row for each image. It is (n, n) or (n, d), and no root of a (d, d) matrix is needed.
@@ -76,7 +79,7 @@ def distance_to(target: Target, features: np.ndarray) -> float:
 
 
 def is_thin(features: np.ndarray) -> bool:
-    """Whether features (n, d) have d above `MANY_FEATURES` and above n."""
+    """Whether features (n, d) are many (d above `MANY_FEATURES`) and the images are fewer (n below d)."""
     return features.ndim == 2 and len(features) < features.shape[1] > MANY_FEATURES
 
 
@@ -87,7 +90,7 @@ def _factor(features: np.ndarray) -> np.ndarray:
 
 
 def require_moments(name: str, of: Moments) -> None:
-    """DataError unless the moments are finite and of one size."""
+    """Raise DataError unless the moments are finite, and mean and covariance fit each other in size."""
     size = of.mean.shape
     if len(size) != 1 or of.covariance.shape != 2 * size:
         raise DataError(
@@ -111,9 +114,9 @@ def _product(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def factor(covariance: np.ndarray) -> np.ndarray:
-    """F (d, d) with F Fᵀ the covariance: a Cholesky factor, which takes a thirtieth of the time of the symmetric root.
+    """Matrix F (d, d) with F Fᵀ = covariance: a Cholesky factor, thirty times as fast as the symmetric root.
 
-    If rounding decides about some directions, it is the symmetric root.
+    If rounding errors decide about some directions, it is the symmetric root.
     """
     matrix = np.asarray(covariance, np.float64)
     try:

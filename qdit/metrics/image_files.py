@@ -1,4 +1,4 @@
-"""Read images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
+"""Reading of images of any program, from a folder of PNGs or an npz, as uint8 (N, C, H, W), block by block.
 
 The channel axis of an array is the axis of size 1 or 3. Images without such an axis are grey. An array with two
 possible channel axes is refused. Data types other than uint8 are refused too.
@@ -27,7 +27,7 @@ MODES = {"L": 1, "RGB": 3}
 
 @dataclass(frozen=True)
 class ImageSource:
-    """A source of images: path, number and shape (C, H, W) of its images, and labels (N,) int64 if known."""
+    """Images of another program on disk: path, number and shape (C, H, W), and labels (N,) int64 if known."""
 
     path: Path
     count: int
@@ -35,7 +35,7 @@ class ImageSource:
     labels: np.ndarray | None
 
     def blocks(self, size: int = BLOCK) -> Iterator[np.ndarray]:
-        """uint8 (n, C, H, W), `size` images at a time; DataError for a file that cannot be read."""
+        """Yield uint8 images (n, C, H, W), `size` at a time; DataError for a file that cannot be read."""
         if self.path.is_dir():
             files = png_files(self.path)
             for start in range(0, len(files), size):
@@ -48,7 +48,7 @@ class ImageSource:
             yield np.ascontiguousarray(rows[:, None] if axis is None else np.moveaxis(rows, axis, 1))
 
     def sha256(self) -> str:
-        """Digest of the file, or of the folder's PNGs."""
+        """Digest of the npz file, or of all PNGs in the folder."""
         if not self.path.is_dir():
             return sha256_file(self.path)
         return sha256_json({file.name: sha256_file(file) for file in png_files(self.path)})
@@ -67,7 +67,7 @@ def open_images(path: Path, *, least: int = 1) -> ImageSource:
 
 
 def folder_source(folder: Path) -> ImageSource:
-    """The PNGs of a folder, in the order of their numbers."""
+    """The images of a folder of PNGs, in the order of the numbers in their names."""
     files = png_files(folder)
     if not files:
         raise DataError(f"{folder}: holds no *.png; give a folder of PNGs or an npz with images")
@@ -95,7 +95,7 @@ def npz_source(path: Path) -> ImageSource:
 
 
 def array_name(path: Path) -> str:
-    """Name of the array of images in an npz: `arr_0`, `images`, or the only one there is."""
+    """Name of the array of images in an npz: `arr_0`, `images`, or the only array in the file."""
     names = member_names(path)
     member_name = next((name for name in ARRAYS if name in names), names[0] if len(names) == 1 else None)
     if member_name is None:
@@ -104,7 +104,7 @@ def array_name(path: Path) -> str:
 
 
 def channel_axis(shape: tuple[int, ...], where: str) -> int | None:
-    """The axis of the channels; None for grey images without one. DataError if it cannot be told."""
+    """Index of the channel axis; None for grey images without such an axis. DataError if the shape does not tell."""
     if len(shape) == 3:
         return None
     axes = [axis for axis in (1, 3) if len(shape) == 4 and shape[axis] in CHANNELS]
@@ -117,7 +117,7 @@ def channel_axis(shape: tuple[int, ...], where: str) -> int | None:
 
 
 def png_files(folder: Path) -> list[Path]:
-    """The PNGs of a folder; numbers in their names count as numbers."""
+    """The PNGs of a folder, sorted so that 2.png stands before 10.png."""
 
     def order(path: Path) -> list[tuple[int, str]]:
         return [(int(piece), "") if piece.isdigit() else (-1, piece) for piece in re.split(r"([0-9]+)", path.name)]
@@ -126,7 +126,7 @@ def png_files(folder: Path) -> list[Path]:
 
 
 def require_distinct(folder: Path, files: list[Path]) -> None:
-    """DataError for links, and for two names with the same number, such as 1.png and 01.png."""
+    """Raise DataError for symbolic links, and for two names with the same number, such as 1.png and 01.png."""
     seen: dict[str, str] = {}
     for file in files:
         if file.is_symlink():
@@ -138,7 +138,7 @@ def require_distinct(folder: Path, files: list[Path]) -> None:
 
 
 def require_indices(folder: Path) -> None:
-    """DataError unless the PNGs of a folder are named by the indices 0, 1, 2 …: their order is then certain."""
+    """Raise DataError unless the PNGs of a folder are named by the indices 0, 1, 2 …, which makes the order certain."""
     for number, file in enumerate(png_files(folder)):
         if not file.stem.isdigit() or int(file.stem) != number:
             raise DataError(
@@ -148,7 +148,7 @@ def require_indices(folder: Path) -> None:
 
 
 def bit_depth(file: Path) -> int:
-    """Bits of a channel, from the header of a PNG. Pillow reads 16 bits as 8 bits without a warning."""
+    """Number of bits of a channel, from the header of a PNG. Pillow reads 16 bits as 8 bits without a warning."""
     with file.open("rb") as data:
         return data.read(25)[24]
 

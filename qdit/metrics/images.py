@@ -1,4 +1,4 @@
-"""Inputs of the image metrics: features of a run, the reference, and full precision with the same noise."""
+"""Inputs of the image metrics: features of a run, the reference, and the full-precision run with the same noise."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +19,7 @@ from qdit.metrics.statistics import Moments, moments
 class FullPrecision:
     """The full-precision run of the same setting: its features, and the comparison of each image with its image.
 
-    `lpips` (N,) is there if a network compared them too.
+    `pixels` compares pixels. `lpips` (N,) is the LPIPS of each pair, if it was computed.
     """
 
     run: RunFeatures
@@ -28,13 +28,13 @@ class FullPrecision:
 
     @property
     def is_same(self) -> bool:
-        """Whether the images are full precision's own."""
+        """Whether the compared images are the full-precision images themselves."""
         return not self.pixels.errors.any()
 
 
 @dataclass(frozen=True)
 class Images:
-    """Features of N images, and the scores or features that judges give to each.
+    """All inputs of the image metrics: features of N images, reference, full precision, and the judges' values.
 
     Values that several metrics need are computed once.
     """
@@ -51,7 +51,7 @@ class Images:
 
     @cached_property
     def sliced_to_reference(self) -> Sliced | None:
-        """MIND of the pool features to the reference's. None if the reference has statistics only."""
+        """MIND of the pool features to those of the reference. None if the reference has statistics only."""
         if self.reference.pool_features is None:
             return None
         return sliced_distance(self.run.features.pool, self.reference.pool_features)
@@ -81,15 +81,15 @@ class Images:
 
     @cached_property
     def log_probabilities(self) -> np.ndarray:
-        """(N, classes), of the extractor's logits."""
+        """Log-probabilities (N, classes) from the extractor's logits."""
         return log_probabilities(self.run.features.logits)
 
     @cached_property
     def has_classes(self) -> bool:
-        """Whether the classifier's classes are the labels, and every image has one."""
+        """Whether the classifier's classes are the labels of the images, and every image has a label."""
         return bool(self.run.made_by.classes_are_labels and (self.run.labels >= 0).all())
 
     @cached_property
     def has_label_class(self) -> np.ndarray:
-        """(N,) bool: whether the classifier sees the label of each image."""
+        """Whether the classifier assigns each image to its label: bool (N,)."""
         return np.asarray(self.run.features.logits.argmax(axis=1) == self.run.labels)

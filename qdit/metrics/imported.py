@@ -1,4 +1,7 @@
-"""Step: images of another program → sample chunks. The chunks name the source file and the protocol that it states."""
+"""The step that makes sample chunks from images of another program.
+
+The chunks name the source file and the protocol that it states.
+"""
 
 from collections.abc import Mapping
 from itertools import islice
@@ -22,7 +25,7 @@ UNKNOWN_LABEL = -1
 
 
 def as_it_is(model: Any) -> Any:
-    """Preparation of a model in the mode `imported`: it does nothing, because no model computes."""
+    """Return the model unchanged: imported samples need no model."""
     return model
 
 
@@ -33,10 +36,10 @@ NO_CHECKPOINT = "none"
 def import_images(path: Path, folder: Path, *, chunk: int, count: int | None = None, like: Path | None = None) -> int:
     """Write the images of a folder of PNGs or of an npz as one shard of chunks in `folder`; return their number.
 
-    The list names the source file. Existing chunks of the same images are kept. With `count` the source has exactly so
-    many images. `like` holds full precision's samples: the images have their number and shape, and are paired with them
-    if the source states their protocol (`qdit.metrics.statement`). DataError for images that cannot be read
-    (`qdit.metrics.image_files`) or do not fit.
+    The list names the source file. Existing chunks of the same images are kept. With `count` the source must have
+    exactly this number of images. `like` is a folder of full-precision samples: the images must have their number and
+    shape, and are paired with them if the source states their protocol (`qdit.metrics.statement`). DataError for images
+    that cannot be read (`qdit.metrics.image_files`) or do not fit.
     """
     source = open_images(path)
     if count is not None and source.count != count:
@@ -67,7 +70,10 @@ def import_images(path: Path, folder: Path, *, chunk: int, count: int | None = N
 
 
 def require_like(source: ImageSource, like: Path, stated: Mapping[str, Any] | None) -> None:
-    """DataError unless the images have number, shape and (if they state one) protocol of full precision's samples."""
+    """Raise DataError unless the images have the number and shape of the full-precision samples `like`.
+
+    If they state a protocol, it must be that of these samples too.
+    """
     first = listed_shards(like)[0]
     if first.failure is not None:
         return  # of full precision: the evaluation says so
@@ -84,7 +90,7 @@ def require_like(source: ImageSource, like: Path, stated: Mapping[str, Any] | No
 
 
 class Reader:
-    """Reads the images of a source once, from the first to the last; chunks that are kept are skipped."""
+    """Reader of a source's images, from the first to the last; images of chunks that exist already are skipped."""
 
     def __init__(self, source: ImageSource, chunk: int) -> None:
         self.source, self.size = source, chunk
@@ -92,7 +98,7 @@ class Reader:
         self.next = 0
 
     def chunk(self, samples: range, count: int) -> Arrays:
-        """The images of one chunk and their labels, −1 where they are not known."""
+        """Read the images of one chunk and their labels; the label −1 means not known."""
         number = samples.start // self.size
         images = next(islice(self.blocks, number - self.next, None))
         self.next = number + 1

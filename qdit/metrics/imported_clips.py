@@ -1,4 +1,4 @@
-"""Step: clips of another program (MP4 files with VBench's names) → sample chunks."""
+"""The step that makes sample chunks from clips of another program (MP4 files with VBench's names)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,11 +24,12 @@ COLUMNS = ("frames", "prompts", "numbers")
 
 
 def import_clips(folder: Path, out: Path, *, clips: Sequence[tuple[str, int]], chunk: int, like: Path) -> int:
-    """Write `<prompt>-<number>.mp4` of a folder as one shard of chunks in `out`; return the number of clips.
+    """Write the files `<prompt>-<number>.mp4` of a folder as one shard of chunks in `out`; return the number of clips.
 
-    `clips` are (prompt, number) of every clip of a run, in order. `like` holds full precision's samples: the clips have
-    their number of frames, size and frames per second, and are paired with them if the folder states their protocol.
-    DataError in one line for a clip that is missing, a link, damaged or of another kind, and for clips beyond these.
+    `clips` are (prompt, number) of every clip of a run, in order. `like` is a folder of full-precision samples: the
+    clips must have their number of frames, size and frames per second, and are paired with them if the folder states
+    their protocol. DataError, with one line, for a clip that is missing, a link, damaged or of another kind, and for
+    other clips in the folder.
     """
     paths = named_files(folder, clips)
     first = listed_shards(like)[0]
@@ -71,7 +72,7 @@ def import_clips(folder: Path, out: Path, *, clips: Sequence[tuple[str, int]], c
 
 
 def named_files(folder: Path, clips: Sequence[tuple[str, int]]) -> list[Path]:
-    """The file of each clip. DataError for missing files, links, and further MP4 files."""
+    """Path of the file of each clip. DataError for missing files, links, and other MP4 files in the folder."""
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one of <prompt>-<number>.mp4, numbers from 0")
     paths = [folder / f"{prompt}-{number}.mp4" for prompt, number in clips]
@@ -88,7 +89,7 @@ def named_files(folder: Path, clips: Sequence[tuple[str, int]]) -> list[Path]:
 
 
 def require_speed(paths: Sequence[Path], protocol: Mapping[str, Any]) -> None:
-    """DataError unless every clip has the frames per second of the protocol."""
+    """Raise DataError unless every clip has the frames per second of the protocol."""
     for path in paths:
         if (fps := frames_per_second(path)) != protocol["fps"]:
             raise DataError(
@@ -97,7 +98,7 @@ def require_speed(paths: Sequence[Path], protocol: Mapping[str, Any]) -> None:
 
 
 def read_frames(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """Frames uint8 (3, T, H, W) of a clip; DataError for another number of frames or another size."""
+    """Read the frames uint8 (3, T, H, W) of a clip; DataError for another number of frames or another size."""
     frames = read_mp4(path, frames=shape[1])
     if frames.shape[1:3] != shape[2:]:
         raise DataError(

@@ -25,11 +25,11 @@ BATCH = 32
 
 
 class AdmInception(FeatureExtractorInceptionV3):
-    """Inception of 2015-12-05 with TensorFlow 1's bilinear resize to 299×299. Outputs are pool, spatial and logits.
+    """The Inception network of 2015-12-05, with TensorFlow 1's bilinear resize to 299×299.
 
-    pool (N, 2048) is pool_3. spatial (N, 17·17·7 = 2023) are the first 7 channels of the 1×1 branch of mixed_6
-    (Mixed_6d here) after batch norm and ReLU, flattened in the order NHWC. guided-diffusion's evaluator uses these
-    values for sFID. logits (N, 1008) have no bias.
+    Its outputs are pool, spatial and logits. pool (N, 2048) is pool_3. spatial (N, 17·17·7 = 2023) are the first 7
+    channels of the 1×1 branch of mixed_6 (Mixed_6d here) after batch norm and ReLU, flattened in the order NHWC.
+    guided-diffusion's evaluator uses these values for sFID. logits (N, 1008) have no bias.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class AdmInception(FeatureExtractorInceptionV3):
         self.Mixed_6d.branch1x1.register_forward_hook(self._keep_spatial)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Load a state as in every module. An empty state leaves the present state unchanged."""
+        """Load weights as every torch module does. An empty dictionary leaves the present weights unchanged."""
         return super().load_state_dict(state_dict or self.state_dict(), strict, assign)
 
     def _keep_spatial(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -56,7 +56,7 @@ class AdmInception(FeatureExtractorInceptionV3):
 
 
 class InceptionExtractor:
-    """Extractor of uint8 RGB images of any size; made by `load_inception`."""
+    """Extractor that computes Inception features of uint8 RGB images of any size. `load_inception` makes it."""
 
     name = NAME
     classes_are_labels = False
@@ -74,7 +74,7 @@ class InceptionExtractor:
 
 
 def load_inception(path: Path, *, sha256: str | None = None, device: str = "cpu") -> InceptionExtractor:
-    """Load weights with torch-fidelity's key names from its own .pth or from safetensors; nothing is downloaded.
+    """Load Inception from a .pth or safetensors file with torch-fidelity's tensor names; nothing is downloaded.
 
     The file is checked against `sha256` or the manifest.json beside it. Raises CheckpointError if it is missing,
     damaged, or not the weights of this network.

@@ -1,4 +1,4 @@
-"""Inputs of the step samples → metrics.json, and checks that they agree with the samples.
+"""Inputs of the step that makes metrics.json from samples, and checks that they agree with the samples.
 
 Protocol, number of samples and checkpoint are read from the samples. Flags may repeat these values, but not change
 them.
@@ -26,7 +26,7 @@ SHOWN = 12
 
 @dataclass(frozen=True)
 class RunName:
-    """Name of a run in a profile: setting, form of the weights, label of the method, number of the replicate."""
+    """Name of a run in a profile: setting, model, form of the weights, label of the method, number of the replicate."""
 
     setting: str
     model: str
@@ -36,17 +36,17 @@ class RunName:
 
     @property
     def replicates(self) -> dict[str, int]:
-        """Fields of the record about the replicate; empty for replicate 0."""
+        """The field `replicate` for the record of a run; no field for replicate 0."""
         return {"replicate": self.replicate} if self.replicate else {}
 
 
 @dataclass(frozen=True)
 class EvaluateJob:
-    """Samples of a checkpoint that are scored into `out`, beside full-precision samples of the same noise.
+    """Inputs of the evaluation of a checkpoint's samples: `out` is the metrics.json to write.
 
-    Imported samples have no checkpoint; `claimed` is what their importer says of them (bits, scope). `count` and
-    `stated` (facts of the protocol) must agree with the samples, if they are given. `resamples` is the number of
-    resampled values for each interval.
+    `fp_samples` are full-precision samples of the same noise. Imported samples have no checkpoint; `claimed` is what
+    their importer says of them (bits, scope). `count` and `stated` (values of the protocol) must agree with the
+    samples, if they are given. `resamples` is the number of resampled values for each interval.
     """
 
     samples: Path
@@ -62,7 +62,7 @@ class EvaluateJob:
 
 @dataclass(frozen=True)
 class SampledRun:
-    """The lists of a run's chunks, and the origin of its samples."""
+    """A sampled run: the lists of its chunks, and the origin of its samples."""
 
     shards: Sequence[Shard]
     origin: Origin
@@ -74,20 +74,21 @@ class SampledRun:
 
     @property
     def count(self) -> int:
-        """Number of samples."""
+        """Number of samples in the whole run."""
         return self.shards[0].images
 
     @property
     def code(self) -> str:
-        """Digest of the code that sampled."""
+        """Digest of the code that made the samples."""
         return self.origin.mode.get("code", self.origin.code)
 
 
 def open_run(job: EvaluateJob) -> SampledRun | None:
-    """The run that a job scores. None if an earlier step recorded a failure; then its metrics.json has the reason.
+    """Open the samples that a job scores.
 
-    Raises DataError for samples of another checkpoint, for changed files, and for full-precision samples of another
-    protocol or other weights. Raises ConfigError for stated facts that the samples contradict.
+    If an earlier step recorded a failure, write it to metrics.json and return None. Raises DataError for samples of
+    another checkpoint, for changed files, and for full-precision samples of another protocol or other weights. Raises
+    ConfigError for stated values that the samples contradict.
     """
     quantizing = None
     if job.checkpoint is not None and not are_imported(job.samples):
@@ -120,7 +121,10 @@ def are_imported(samples: Path) -> bool:
 
 
 def require_checkpoint(job: EvaluateJob, origin: Origin) -> None:
-    """Raise DataError or ConfigError unless the samples came from the job's checkpoint, or are imported without one."""
+    """Raise DataError or ConfigError unless the samples came from the job's checkpoint.
+
+    Imported samples must have no checkpoint.
+    """
     if origin.is_imported and job.checkpoint is not None:
         raise ConfigError(f"{job.samples}: are imported samples, which have no checkpoint; leave --checkpoint out")
     if origin.is_imported:
@@ -136,7 +140,7 @@ def require_checkpoint(job: EvaluateJob, origin: Origin) -> None:
 
 
 def require_same_protocol(job: EvaluateJob, run: Origin, full: Origin) -> None:
-    """DataError unless the samples of full precision have the protocol, prompts and weights of the run."""
+    """Raise DataError unless the full-precision samples have the protocol, prompts and weights of the run."""
     ends = f"sample full precision with the protocol of {job.samples}"
     if (differing := difference(run.protocol, full.protocol)) is not None:
         raise DataError(f"{job.samples} and full precision ({job.fp_samples}) were made with {differing}; {ends}")
@@ -150,7 +154,7 @@ def require_same_protocol(job: EvaluateJob, run: Origin, full: Origin) -> None:
 
 
 def require_full_bits(fp_samples: Path, full: Origin) -> None:
-    """DataError unless a model with 16 bits made the full-precision samples."""
+    """Raise DataError unless a model with 16 bits made the full-precision samples."""
     bits = [full.model.get(name) for name in ("weight_bits", "activation_bits")]
     if any(width not in (16, None) for width in bits):
         raise DataError(
@@ -160,7 +164,7 @@ def require_full_bits(fp_samples: Path, full: Origin) -> None:
 
 
 def require_prompts(job: EvaluateJob, run: SampledRun, prompts: Sequence[tuple[str, int]]) -> None:
-    """DataError unless the clips of a run are exactly those of these prompts and numbers, in this order."""
+    """Raise DataError unless the clips of a run are exactly those of these (prompt, number), in this order."""
     stated = {"count": len(prompts), "sha256": sha256_json([list(pair) for pair in prompts])}
     if run.origin.prompts != stated:
         sampled = run.origin.prompts or {"count": 0, "sha256": "none"}
@@ -172,14 +176,14 @@ def require_prompts(job: EvaluateJob, run: SampledRun, prompts: Sequence[tuple[s
 
 
 def sampling_failure(samples: Path, images: int | None) -> Failure | None:
-    """The first failure that a shard's list holds."""
+    """The first failure that the lists of a run's shards hold; None without a failure."""
     return next((shard.failure for shard in listed_shards(samples, images=images) if shard.failure), None)
 
 
 def write_error(out: Path, failure: Failure, *, of: str = "") -> None:
-    """Write a metrics.json without numbers; tables show the reason.
+    """Write a metrics.json that holds a failure and no numbers; tables show the reason.
 
-    `of` names the run that failed, if it is another one.
+    If it was another run that failed, `of` names it, for example "full precision".
     """
     text = f"{of}: {failure.text}" if of else failure.text
     status = Status.MISSING if of else Status(failure.kind)

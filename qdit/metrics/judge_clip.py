@@ -1,8 +1,8 @@
 """CLIP score: 100 · max(0, cos) of CLIP's vectors of an image and of its prompt (Hessel et al., EMNLP 2021, eq. 1).
 
 Hessel et al. multiply by 2.5; 100 is the factor of torchmetrics, which the papers of this field take. The network is
-CLIP in the layout of Hugging Face's safetensors files; `openai/clip-vit-large-patch14` is the usual one. The vocabulary
-is OpenAI's `bpe_simple_vocab_16e6.txt.gz`.
+CLIP in the layout of Hugging Face's safetensors files; papers mostly take `openai/clip-vit-large-patch14`. The
+vocabulary is OpenAI's `bpe_simple_vocab_16e6.txt.gz`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +67,7 @@ class ImageHalf(nn.Module):
 
     @property
     def side(self) -> int:
-        """Side of the images in pixels."""
+        """Side length in pixels of the images that the network takes."""
         return round((len(self.positions) - 1) ** 0.5) * self.patch.kernel_size[0]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class ImageHalf(nn.Module):
 
 
 class TextHalf(nn.Module):
-    """CLIP's text transformer: tokens (N, L) → vectors (N, d) at the end-of-text token, which is the largest number."""
+    """CLIP's text transformer: tokens (N, L) → vectors (N, d), taken at the end-of-text token (the largest number)."""
 
     def __init__(self, words: int, length: int, width: int, blocks: int, vector: int) -> None:
         super().__init__()
@@ -90,21 +90,22 @@ class TextHalf(nn.Module):
 
 
 class Clip(nn.Module):
-    """Both halves."""
+    """The whole CLIP network: its image transformer and its text transformer."""
 
     def __init__(self, image: ImageHalf, text: TextHalf) -> None:
         super().__init__()
         self.image, self.text = image, text
 
     def forward(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Cosines (N,) of normalized images and tokens."""
+        """Cosine (N,) between the vectors of each normalized image and its prompt's tokens."""
         return nn.functional.cosine_similarity(self.image(images), self.text(tokens), eps=1e-12)
 
 
 def read_clip(path: Path) -> Clip:
-    """CLIP of a safetensors file in Hugging Face's layout; its shapes are those of the tensors.
+    """Load CLIP from a safetensors file in Hugging Face's layout.
 
-    CheckpointError for a file of another network, and for heads that are not 64 wide.
+    The shapes of the tensors give the size of the network. CheckpointError for a file of another network, and for
+    attention heads that are not 64 wide.
     """
     tensors = read_weights(path)
     try:
@@ -133,7 +134,7 @@ def read_clip(path: Path) -> Clip:
 
 
 def block_tensors(tensors: Mapping[str, Tensor], stored: str, ours: str) -> dict[str, Tensor]:
-    """Tensors of a block under our names. Queries, keys and values are one linear here."""
+    """The tensors of one block, renamed from the file's names to ours. Query, key and value become one linear layer."""
     kinds = ("weight", "bias")
     block = {
         f"{ours}{part}.{kind}": tensors[f"{stored}{name}.{kind}"] for part, name in LAYERS.items() for kind in kinds
@@ -144,7 +145,7 @@ def block_tensors(tensors: Mapping[str, Tensor], stored: str, ours: str) -> dict
 
 
 class ClipScore:
-    """uint8 images (N, 3, H, W) and their prompts → CLIP scores (N,), float64."""
+    """Function from uint8 images (N, 3, H, W) and their prompts to CLIP scores (N,), float64."""
 
     def __init__(self, network: Clip, vocabulary: BytePairs, device: str = "cpu") -> None:
         if vocabulary.size != network.text.words.num_embeddings:
@@ -165,5 +166,5 @@ class ClipScore:
 
 
 def load(files: Mapping[str, Path], device: str) -> Callable[[np.ndarray, Sequence[str]], np.ndarray]:
-    """CLIP score with `weights` and `vocabulary`."""
+    """Load the CLIP judge from the files `weights` and `vocabulary`."""
     return ClipScore(read_clip(files["weights"]), read_byte_pairs(files["vocabulary"]), device)

@@ -66,7 +66,7 @@ class Dino(nn.Module):
         return self.after(self.blocks(x)[:, 0])
 
     def positions_for(self, rows: int, columns: int) -> Tensor:
-        """Positions (1, 1 + rows · columns, width): the stored ones, interpolated to another grid."""
+        """Position embeddings (1, 1 + rows · columns, width): the stored ones, interpolated to this grid of patches."""
         side = round((self.positions.shape[1] - 1) ** 0.5)
         if rows == columns == side:
             return self.positions
@@ -77,7 +77,7 @@ class Dino(nn.Module):
 
 
 def read_dino(path: Path) -> Dino:
-    """DINOv2 of the publisher's file; CheckpointError for a file of another network."""
+    """Load DINOv2 from the publisher's file; CheckpointError for a file of another network."""
     tensors = read_weights(path)
     blocks = block_count(tensors, "blocks.")
     names = dict(PARTS)
@@ -99,7 +99,10 @@ def read_dino(path: Path) -> Dino:
 
 
 class DinoExtractor:
-    """uint8 images (N, 3, H, W) → DINOv2's features in the place of pool features; no spatial features and logits."""
+    """Extractor that gives DINOv2's features of uint8 images (N, 3, H, W) as pool features.
+
+    It gives no spatial features and no logits.
+    """
 
     name = NAME
     classes_are_labels = False
@@ -108,7 +111,7 @@ class DinoExtractor:
         self.network, self.digest, self.device = network.to(torch_device(device)), digest, device
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Features (N, width), float32."""
+        """DINOv2's features (N, width) of images, float32."""
         values = []
         with torch.inference_mode():
             for start in range(0, len(images), BATCH):
@@ -123,13 +126,13 @@ class DinoExtractor:
 
 
 def load_named(name: str, weights: Path, *, sha256: str | None, device: str) -> DinoExtractor:
-    """DINOv2 as the extractor of a reference; `name` is always `dinov2`."""
+    """Load DINOv2 as an extractor for a reference; `name` is always `dinov2`."""
     network = read_dino(weights)
     check_file(weights, sha256)
     return DinoExtractor(network, sha256_file(weights), device)
 
 
 def load(files: Mapping[str, Path], device: str) -> Callable[[np.ndarray, Sequence[str]], np.ndarray]:
-    """Features by the `weights`."""
+    """Load the function that computes DINOv2 features, from the file `weights`."""
     extractor = DinoExtractor(read_dino(files["weights"]), "", device)
     return lambda images, _prompts: extractor.features(images)

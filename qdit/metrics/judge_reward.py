@@ -71,7 +71,7 @@ class ImageHalf(nn.Module):
 
     @property
     def side(self) -> int:
-        """Side of the images in pixels."""
+        """Side length in pixels of the images that the network takes."""
         return round((self.positions.shape[1] - 1) ** 0.5) * self.patch.kernel_size[0]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class ImageHalf(nn.Module):
 
 
 class Attention(nn.Module):
-    """norm(x + attention of x to `context`), as in BERT."""
+    """Attention layer of BERT: norm(x + attention of the tokens x to the tokens `context`)."""
 
     def __init__(self, width: int, context: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(width, eps=TEXT_EPS)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` (N, L) is true at the tokens of the context that are not padding."""
+        """The tokens x after attention. `mask` (N, L) is true at the tokens of the context that are not padding."""
         tokens = (self.query(x), self.key(context), self.value(context))
         q, k, v = (of.unflatten(-1, (-1, HEAD)).transpose(1, 2) for of in tokens)
         seen = None if mask is None else mask[:, None, None, :]
@@ -97,7 +97,7 @@ class Attention(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """A layer of BERT that attends to its own tokens, then to the image, then has an MLP."""
+    """A layer of BERT: attention to its own tokens, then attention to the image, then an MLP."""
 
     def __init__(self, width: int, hidden: int, image: int) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class TextLayer(nn.Module):
 
 
 class Reward(nn.Module):
-    """ImageReward: normalized images, tokens (N, L) and their mask (0 for padding) → rewards (N,)."""
+    """The ImageReward network: normalized images, tokens (N, L) and their mask (0 for padding) → rewards (N,)."""
 
     def __init__(self, image: ImageHalf, words: tuple[int, int, int], layers: int, hidden: int) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Reward(nn.Module):
 
 
 def names_of(blocks: int, layers: int) -> dict[str, str]:
-    """Our names of all tensors → those in the authors' file."""
+    """Our name of each tensor → its name in the authors' file."""
     kinds = ("weight", "bias")
     pairs = {"image.patch": f"{VISION}patch_embed.proj", "image.after": f"{VISION}norm"}
     pairs |= {"before": f"{TEXT}embeddings.LayerNorm"}
@@ -154,7 +154,10 @@ def names_of(blocks: int, layers: int) -> dict[str, str]:
 
 
 def read_reward(path: Path) -> Reward:
-    """ImageReward of the authors' file; its shapes are those of the tensors. CheckpointError for another file."""
+    """Load ImageReward from the authors' file. The shapes of the tensors give the size of the network.
+
+    CheckpointError for another file.
+    """
     tensors = read_weights(path)
     blocks, layers = block_count(tensors, f"{VISION}blocks."), block_count(tensors, f"{TEXT}encoder.layer.")
     if not blocks or not layers:
@@ -171,7 +174,7 @@ def read_reward(path: Path) -> Reward:
 
 
 class ImageReward:
-    """uint8 images (N, 3, H, W) and their prompts → rewards (N,), float64."""
+    """Function from uint8 images (N, 3, H, W) and their prompts to rewards (N,), float64."""
 
     def __init__(self, network: Reward, vocabulary: WordPieces, device: str = "cpu") -> None:
         if len(vocabulary.numbers) > network.words.num_embeddings:
@@ -192,5 +195,5 @@ class ImageReward:
 
 
 def load(files: Mapping[str, Path], device: str) -> Callable[[np.ndarray, Sequence[str]], np.ndarray]:
-    """ImageReward with `weights` and `vocabulary`."""
+    """Load the ImageReward judge from the files `weights` and `vocabulary`."""
     return ImageReward(read_reward(files["weights"]), read_word_pieces(files["vocabulary"]), device)

@@ -1,4 +1,4 @@
-"""The step samples → judged-<judge>.npz: a network scores or describes each image. This module needs torch."""
+"""The step that makes judged-<judge>.npz from samples: a network scores or describes each image. It needs torch."""
 
 import importlib
 from collections.abc import Mapping
@@ -16,10 +16,11 @@ from qdit.metrics.samples import listed_shards, stream_samples
 
 
 def judge_run(samples: Path, out: Path, judge: str, files: Mapping[str, Path], *, device: str = "cpu") -> int | None:
-    """Write the scores or features of all images of a run by a judge; return the number of images.
+    """Let a judge score or describe all images of a run, write the values to `out`, and return the number of images.
 
-    The images are read chunk by chunk. None, and a file without values, if the samples could not be made, or if the
-    judge reads prompts and the images have none. ConfigError for an unknown judge or other files than it needs.
+    The images are read chunk by chunk. If the samples could not be made, or if the judge reads prompts and the images
+    have none, the file has no values and the result is None. `files` are the files that the judge needs. ConfigError
+    for an unknown judge or other files than it needs.
     """
     needed = FILES[require_judge(judge)]
     if set(files) != set(needed):

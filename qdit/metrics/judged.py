@@ -45,9 +45,9 @@ class JudgeOrigin:
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores (N,) and features (N, d) of a run's images by judge.
+    """What the judges say about a run's images, by judge: scores (N,) or features (N, d).
 
-    `fp_features` are those of full precision, `references` the moments of real images.
+    `fp_features` are those of the full-precision images, `references` the moments of real images.
     """
 
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -57,24 +57,24 @@ class Judged:
 
 
 def require_judge(name: str) -> str:
-    """The name of a judge; ConfigError for an unknown one."""
+    """Return the name of a judge unchanged; ConfigError for an unknown name."""
     if name not in JUDGES:
         raise ConfigError(f"judge {name!r}: allowed are {', '.join(JUDGES)}{did_you_mean(name, JUDGES)}")
     return name
 
 
 def judged_file(folder: Path, judge: str) -> Path:
-    """File of a judge beside samples."""
+    """Path of the file with a judge's values, in the folder of the samples."""
     return folder / f"judged-{judge}.npz"
 
 
 def write_judged(path: Path, values: np.ndarray, origin: JudgeOrigin) -> None:
-    """Write the scores (N,) or features (N, d) of a run's images."""
+    """Write the scores (N,) or features (N, d) that a judge gave to a run's images, with their origin."""
     save_arrays(path, {"values": values, "origin": np.array(json.dumps(asdict(origin), sort_keys=True))})
 
 
 def read_judged(path: Path, *, samples: Path, images: int, judge: str) -> tuple[np.ndarray, JudgeOrigin] | None:
-    """Values of these images by a judge, and their origin. None for a file that says that there are no prompts.
+    """Read a judge's values of these images, and their origin. None for a file without values (images without prompts).
 
     DataError for the values of other samples or of another judge.
     """

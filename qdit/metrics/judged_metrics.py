@@ -1,7 +1,7 @@
 """Metrics of networks that judge single images: CLIP score, ImageReward, FD-DINOv2. None where no network judged them.
 
-The registry (`qdit.core.metrics`) names these functions. `counts` (B, N) says how often each image occurs in each
-resample.
+The registry (`qdit.core.metrics`) names these functions. `counts` (B, N) says how often each of N images occurs in each
+of B resamples.
 """
 
 import numpy as np
@@ -19,7 +19,7 @@ def clip_score(images: Images) -> float | None:
 
 
 def resampled_clip_score(images: Images, counts: np.ndarray) -> np.ndarray | None:
-    """CLIP score of every resample."""
+    """Mean CLIP score (B,) of each of B resamples."""
     return mean_scores(images, "clip", counts)
 
 
@@ -29,19 +29,19 @@ def image_reward(images: Images) -> float | None:
 
 
 def resampled_image_reward(images: Images, counts: np.ndarray) -> np.ndarray | None:
-    """ImageReward of every resample."""
+    """Mean ImageReward (B,) of each of B resamples."""
     return mean_scores(images, "image-reward", counts)
 
 
 def dino_distance(images: Images) -> float | None:
-    """FD-DINOv2: Fréchet distance of DINOv2 features to the reference's (`qdit.metrics.judge_dino`)."""
+    """FD-DINOv2: Fréchet distance of DINOv2 features to those of the reference (`qdit.metrics.judge_dino`)."""
     if "dino" not in images.judged.features or "dino" not in images.judged.references:
         return None
     return frechet_distance(moments(images.judged.features["dino"]), images.judged.references["dino"])
 
 
 def resampled_dino_distance(images: Images, counts: np.ndarray) -> np.ndarray | None:
-    """FD-DINOv2 of every resample."""
+    """FD-DINOv2 (B,) of each of B resamples."""
     if "dino" not in images.judged.features or "dino" not in images.judged.references:
         return None
     return to_reference(images.judged.features["dino"], counts, images.judged.references["dino"])
@@ -57,7 +57,10 @@ def dino_distance_to_full_precision(images: Images) -> float | None:
 
 
 def resampled_dino_distance_to_full_precision(images: Images, counts: np.ndarray) -> np.ndarray | None:
-    """The same of every resample. Full precision is resampled in the same way."""
+    """Fréchet distance (B,) of DINOv2 features to those of full precision, for each of B resamples.
+
+    The full-precision images are resampled in the same way.
+    """
     if images.fp is None or "dino" not in images.judged.fp_features or "dino" not in images.judged.features:
         return None
     if images.fp.is_same:
@@ -66,10 +69,10 @@ def resampled_dino_distance_to_full_precision(images: Images, counts: np.ndarray
 
 
 def mean_score(images: Images, judge: str) -> float | None:
-    """Mean of a judge's scores."""
+    """Mean over images of a judge's scores; None if this judge gave none."""
     return float(images.judged.scores[judge].mean()) if judge in images.judged.scores else None
 
 
 def mean_scores(images: Images, judge: str, counts: np.ndarray) -> np.ndarray | None:
-    """Mean of a judge's scores in every resample."""
+    """Mean (B,) of a judge's scores in each of B resamples; None if this judge gave none."""
     return mean_of_resamples(images.judged.scores[judge], counts) if judge in images.judged.scores else None

@@ -17,7 +17,7 @@ BLOCK = 64
 
 @dataclass(frozen=True)
 class PixelComparison:
-    """Values (N,) of N images or clips against those of full precision: MSE (pixels in [0, 1]), PSNR in dB, SSIM.
+    """Comparison of N images or clips with full precision: MSE of pixels in [0, 1], PSNR in dB and SSIM, each (N,).
 
     PSNR and SSIM of a clip are means over its frames. `window` is the side of SSIM's window in pixels.
     """
@@ -29,24 +29,27 @@ class PixelComparison:
 
     @property
     def columns(self) -> dict[str, np.ndarray]:
-        """Name of the metric → its value (N,) of each sample. Full precision itself has no PSNR, which is infinite."""
+        """Name of each metric → its value (N,) for each sample.
+
+        Full precision itself has no PSNR, because it is infinite.
+        """
         named = {"mse_fp": self.errors, "psnr_fp": self.psnr, "ssim_fp": self.ssim}
         return named if self.errors.any() else {name: named[name] for name in ("mse_fp", "ssim_fp")}
 
     @property
     def record(self) -> dict[str, int]:
-        """Facts about the comparison for metrics.json: the window of SSIM."""
+        """Facts about the comparison for metrics.json: the side of SSIM's window."""
         return {"ssim_window": self.window}
 
     @property
     def means(self) -> dict[str, float | None]:
-        """Name of the metric → its mean over all samples; None if the metric has no value."""
+        """Name of each metric → its mean over all samples; None for a metric without a value."""
         means: dict[str, float | None] = {name: float(values.mean()) for name, values in self.columns.items()}
         return NO_VALUES | means
 
 
 def mse_per_image(images: np.ndarray, fp_images: np.ndarray) -> np.ndarray:
-    """Mean squared difference (N,) of uint8 images (N, C, H, W) on the [0, 1] scale."""
+    """Mean squared difference (N,) of each pair of uint8 images (N, C, H, W), with pixels scaled to [0, 1]."""
     _require_pairs(images, fp_images)
     errors = []
     for start in range(0, len(images), BLOCK):
@@ -56,22 +59,25 @@ def mse_per_image(images: np.ndarray, fp_images: np.ndarray) -> np.ndarray:
 
 
 def psnr_of(errors: np.ndarray, values: int) -> np.ndarray:
-    """Peak signal-to-noise ratio in dB, −10 log₁₀ MSE, of images of `values` uint8 values with these MSE.
+    """Peak signal-to-noise ratio in dB, −10 log₁₀ MSE, of images with these MSE; an image has `values` uint8 values.
 
-    The PSNR of equal images is infinite. They count as images in which one value (0 … 255) differs by 1.
+    The PSNR of equal images would be infinite. They count as images in which one value (0 … 255) differs by 1.
     """
     return np.asarray(-10 * np.log10(np.maximum(errors, 1 / (255**2 * values))))
 
 
 def compare_images(images: np.ndarray, fp_images: np.ndarray) -> PixelComparison:
-    """Comparison of uint8 images (N, C, H, W) with the full-precision images of the same indices."""
+    """Compare uint8 images (N, C, H, W) with the full-precision images of the same indices."""
     errors = mse_per_image(images, fp_images)
     psnr = psnr_of(errors, math.prod(images.shape[1:]))
     return PixelComparison(errors, psnr, ssim_per_image(images, fp_images), window_size(*images.shape[-2:]))
 
 
 def compare_clips(clips: np.ndarray, fp_clips: np.ndarray) -> PixelComparison:
-    """Comparison of uint8 clips (N, C, T, H, W) with full precision's, frame by frame; the MSE is of the whole clip."""
+    """Compare uint8 clips (N, C, T, H, W) with those of full precision, frame by frame.
+
+    The MSE is of the whole clip.
+    """
     errors = mse_per_image(clips, fp_clips)
     frames, fp_frames = (values.swapaxes(1, 2).reshape(-1, *frame_shape(values)) for values in (clips, fp_clips))
     of_frames = compare_images(frames, fp_frames)
@@ -80,15 +86,15 @@ def compare_clips(clips: np.ndarray, fp_clips: np.ndarray) -> PixelComparison:
 
 
 def frame_shape(clips: np.ndarray) -> tuple[int, int, int]:
-    """Channels, height and width of a frame of clips (N, C, T, H, W)."""
+    """Number of channels, height and width of one frame of clips (N, C, T, H, W)."""
     channels, _, height, width = clips.shape[1:]
     return channels, height, width
 
 
 def stream_errors(images: Iterable[np.ndarray], fp_images: Iterable[np.ndarray]) -> np.ndarray:
-    """`mse_per_image` (N,) of two streams of batches; the batches need not have the same sizes.
+    """Mean squared difference (N,) of each pair of images from two streams of batches.
 
-    Raises DataError if one stream ends before the other.
+    The batches need not have the same sizes. Raises DataError if one stream ends before the other.
     """
     return np.concatenate([mse_per_image(batch, fp_batch) for batch, fp_batch in aligned(images, fp_images)])
 
@@ -98,7 +104,7 @@ def stream_comparison(
     fp_samples: Iterable[np.ndarray],
     compare: Callable[[np.ndarray, np.ndarray], PixelComparison] = compare_images,
 ) -> PixelComparison:
-    """Comparison of two streams of batches of images, or with `compare_clips` of clips.
+    """Compare two streams of batches of images, or with `compare=compare_clips` of clips.
 
     The batches need not have the same sizes. Raises DataError if one stream ends before the other.
     """
@@ -106,7 +112,7 @@ def stream_comparison(
 
 
 def joined(parts: list[PixelComparison]) -> PixelComparison:
-    """One comparison of all samples of several."""
+    """Join several comparisons into one comparison of all samples."""
     errors, psnr, ssim = (
         np.concatenate([getattr(part, name) for part in parts]) for name in ("errors", "psnr", "ssim")
     )
@@ -127,7 +133,10 @@ def _require_pairs(images: np.ndarray, fp_images: np.ndarray) -> None:
 
 
 def aligned(first: Iterable[np.ndarray], second: Iterable[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Both streams, cut where either has a cut; both are read to their ends, so that their own checks are done."""
+    """Yield pairs of batches of equal size from two streams of batches.
+
+    Both streams are read to their ends, so that their own checks are done. Raises DataError if one ends earlier.
+    """
     others = (batch for batch in second if len(batch))
     rest = next(others, None)
     count = 0

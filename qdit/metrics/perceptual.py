@@ -31,7 +31,7 @@ TINY = 1e-10
 
 
 class Lpips(nn.Module):
-    """The distance network `alex` or `vgg`, without weights until a state is loaded."""
+    """The LPIPS network with the features of `alex` or `vgg`; it has no weights until a state is loaded."""
 
     def __init__(self, network: str) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Lpips(nn.Module):
         self.register_buffer("scale", torch.tensor(SCALE).view(1, 3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
-        """LPIPS (N,) of uint8 images (N, 3, H, W) and (N, 3, H, W)."""
+        """LPIPS (N,) of each pair of uint8 images: N images (N, 3, H, W) and N others (N, 3, H, W)."""
         pairs = zip(self._layers(images), self._layers(others), self.linear, strict=True)
         distances = [((a - b) ** 2 * weight).sum(dim=1).mean(dim=(1, 2)) for a, b, weight in pairs]
         return torch.stack(distances).sum(dim=0)
@@ -60,7 +60,7 @@ class Lpips(nn.Module):
 
 
 def load_lpips(network: str, backbone: Path, linear: Path, *, device: str = "cpu") -> Lpips:
-    """LPIPS with torchvision's weights of the network and the authors' linear weights; nothing is downloaded.
+    """Load LPIPS with torchvision's weights of the network and the authors' linear weights; nothing is downloaded.
 
     Raises ConfigError for an unknown network and CheckpointError for files that are not its weights.
     """

@@ -1,6 +1,6 @@
-"""The file `lpips.npz` beside samples: LPIPS of each image to that of full precision, and the origin of these values.
+"""The file `lpips.npz` beside samples: LPIPS of each image to the full-precision image, and the origin of the values.
 
-This module loads no torch: evaluating reads the file, `qdit.metrics.perceptual_run` writes it.
+This module loads no torch: the evaluation reads the file, `qdit.metrics.perceptual_run` writes it.
 """
 
 import json
@@ -19,7 +19,10 @@ FILE = "lpips.npz"
 
 @dataclass(frozen=True)
 class LpipsOrigin:
-    """The network, sha256 of its two files of weights, digests of both runs' images, and digest of the code."""
+    """Origin of LPIPS values: the network, sha256 of its two weights files, and further digests.
+
+    These are digests of both runs' images and of the code.
+    """
 
     network: str
     backbone_sha256: str
@@ -30,12 +33,12 @@ class LpipsOrigin:
 
     @property
     def weights(self) -> dict[str, str]:
-        """The network and its weights, for metrics.json."""
+        """Name of the network and digests of its weights, for metrics.json."""
         return {name: getattr(self, name) for name in ("network", "backbone_sha256", "linear_sha256")}
 
 
 def digest_of_images(shards: Sequence[Shard]) -> str:
-    """Digest of the images of a run, from the digests of its chunk files."""
+    """Digest of all images of a run, computed from the digests of its chunk files."""
     return sha256_json(sorted({chunk for shard in shards for chunk in shard.chunks}))
 
 
@@ -45,12 +48,15 @@ def digest_of_folder(folder: Path, images: int | None) -> str:
 
 
 def write_values(path: Path, values: np.ndarray, origin: LpipsOrigin) -> None:
-    """Write the LPIPS (N,) of a run's images."""
+    """Write the LPIPS (N,) of a run's images to the full-precision images, with its origin."""
     save_arrays(path, {"lpips": values, "origin": np.array(json.dumps(asdict(origin), sort_keys=True))})
 
 
 def read_values(path: Path, *, samples: Path, fp_samples: Path, images: int) -> tuple[np.ndarray, LpipsOrigin]:
-    """LPIPS (N,) of these images to these full-precision images, and the origin; DataError for other samples."""
+    """Read the LPIPS (N,) of these images to these full-precision images, and its origin.
+
+    DataError for a file about other samples.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; run `qdit perceptual {samples} {fp_samples}`")
     arrays = load_arrays(path)

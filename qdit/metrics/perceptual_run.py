@@ -1,4 +1,4 @@
-"""The step samples, full precision's samples → lpips.npz: LPIPS of each image, with torch."""
+"""The step that makes lpips.npz from samples and full-precision samples. It computes LPIPS with torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from qdit.metrics.samples import listed_shards
 
 @dataclass(frozen=True)
 class LpipsWeights:
-    """The network (`alex` or `vgg`) and its two files of weights."""
+    """Name of the network (`alex` or `vgg`) and the paths of its two weights files."""
 
     network: str
     backbone: Path
@@ -25,10 +25,10 @@ class LpipsWeights:
 
 
 def score_run(samples: Path, fp_samples: Path, out: Path, weights: LpipsWeights, *, device: str = "cpu") -> int | None:
-    """Write the LPIPS of each image of a run to full precision's image of the same index; the number of images.
+    """Write the LPIPS of each image of a run to the full-precision image of the same index.
 
-    The images are read chunk by chunk. None, and a file without values, if the samples of one run could not be made.
-    Raises DataError for images of other numbers or sizes.
+    The function returns the number of images. The images are read chunk by chunk. If the samples of one run could not
+    be made, the file has no values and the result is None. Raises DataError for images of other numbers or sizes.
     """
     images = listed_shards(samples)[0].images
     if sampling_failure(samples, images) or sampling_failure(fp_samples, images):

@@ -1,4 +1,4 @@
-"""References: statistics of real images, ours or guided-diffusion's (ADM's), for FID and its relatives."""
+"""References: statistics of real images for FID and similar metrics, computed here or taken from ADM's files."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ LEAST = 4
 
 @dataclass(frozen=True)
 class ReferenceOrigin:
-    """Origin of a reference: name and sha256 of the images or statistics, the extractor, and digest of the code."""
+    """Origin of a reference: name and sha256 of its images or statistics, the extractor, and the digest of the code."""
 
     source: str
     source_sha256: str
@@ -41,9 +41,10 @@ class ReferenceOrigin:
 class Reference:
     """Moments of real images and, for precision and recall, pool features (N, d) of real images.
 
-    `origin` is the origin of the data, `extractor_digest` the digest of the weights; a file of ADM has neither (None,
-    empty). `pool_features` is None after an ADM file is loaded; `import_adm_reference` computes them from its images.
-    Ready statistics of another program have no pool features. They have no spatial moments if they are only for FID.
+    `origin` is the origin of the data, `extractor_digest` the digest of the extractor's weights; a file of ADM has
+    neither (None, empty). `pool_features` is None after an ADM file is loaded; `import_adm_reference` computes them
+    from its images. Statistics that another program computed have no pool features. They have no spatial moments if
+    they are only for FID.
     """
 
     pool: Moments
@@ -54,14 +55,14 @@ class Reference:
 
 
 def build_reference(images: Images, extractor: Extractor, *, source: str = "images in memory") -> Reference:
-    """Reference from uint8 images (N, C, H, W): the same images give the moments and the pool features."""
+    """Make a reference from uint8 images (N, C, H, W): the same images give the moments and the pool features."""
     features = extractor(images)
     origin = origin_of(source, images_sha256(images), extractor)
     return Reference(moments(features.pool), moments(features.spatial), features.pool, extractor.digest, origin)
 
 
 def images_sha256(images: Images) -> str:
-    """Digest of images by their shape and bytes."""
+    """Digest of an array of images, from its shape and bytes."""
     pixels = np.ascontiguousarray(images)
     return hashlib.sha256(f"{pixels.dtype} {pixels.shape}\0".encode() + pixels.tobytes()).hexdigest()
 
@@ -73,7 +74,7 @@ def origin_of(source: str, source_sha256: str, extractor: Extractor) -> Referenc
 
 
 def save_reference(path: Path, reference: Reference) -> None:
-    """Write an npz with extractor_digest, origin, and those of mu, sigma, mu_s, sigma_s and pool that exist."""
+    """Write a reference as an npz: extractor_digest, origin, and those of mu, sigma, mu_s, sigma_s, pool that exist."""
     if reference.extractor_digest == "" or reference.origin is None:
         raise DataError(f"{path}: a reference of an unknown extractor is not saved; use import_adm_reference first")
     arrays = {"mu": reference.pool.mean, "sigma": reference.pool.covariance}
@@ -86,7 +87,7 @@ def save_reference(path: Path, reference: Reference) -> None:
 
 
 def load_reference(path: Path) -> Reference:
-    """Read a reference of ours or an ADM batch (mu, sigma, mu_s, sigma_s, arr_0); arr_0 is not read.
+    """Read a reference file of ours or of ADM (mu, sigma, mu_s, sigma_s, arr_0); the images arr_0 are not read.
 
     Statistics of any floating type become float64. Raises DataError on anything else.
     """
@@ -111,7 +112,7 @@ def load_reference(path: Path) -> Reference:
 
 
 def read_origin(path: Path, digest: str) -> ReferenceOrigin:
-    """The origin that one of our reference files holds; DataError if it holds none, or names another extractor."""
+    """Read the origin in one of our reference files; DataError if it holds none, or names another extractor."""
     if ORIGIN not in member_names(path):
         raise DataError(
             f"{path}: does not say what the reference was made of (an older version made it); make it again with"
@@ -132,7 +133,7 @@ def read_origin(path: Path, digest: str) -> ReferenceOrigin:
 
 
 def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
-    """Mean and covariance of a file.
+    """Read a mean and a covariance from a file.
 
     DataError unless they are finite, have one size, and the matrix is a covariance.
     """
@@ -153,7 +154,7 @@ def read_moments(path: Path, mean_name: str, covariance_name: str) -> Moments:
 
 
 def read_numbers(path: Path, name: str) -> np.ndarray:
-    """An array as finite float64; DataError for text and for NaN or infinity."""
+    """Read one array of a file as float64; DataError for text and for NaN or infinity."""
     numbers = read_member(path, name)
     if numbers.dtype.kind not in "fiu":
         raise DataError(f"{path}: {name} is {numbers.dtype}, allowed are numbers; make the file again")
@@ -166,7 +167,7 @@ def read_numbers(path: Path, name: str) -> np.ndarray:
 
 
 def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
-    """Reference of a user's own images, read block by block: the same images give moments and pool features."""
+    """Make a reference of a user's own images, read block by block. They give both moments and pool features."""
     pool, spatial, features = MomentsAccumulator(), MomentsAccumulator(), []
     for block in images.blocks():
         block_features = extractor(block)
@@ -178,9 +179,9 @@ def reference_of_images(images: ImageSource, extractor: Extractor) -> Reference:
 
 
 def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
-    """Reference from statistics that `extractor` gave before: mu, sigma, and mu_s, sigma_s if they exist.
+    """Make a reference from a file of statistics that `extractor` gave: mu, sigma, and mu_s, sigma_s if they exist.
 
-    Images beside them, in any axis order, give the pool features. Without images there is no precision and recall;
+    Images in the same file, in any axis order, give the pool features. Without images there is no precision and recall;
     without mu_s there is no sFID. DataError if the number of features is not that of the extractor.
     """
     names = member_names(path)
@@ -195,14 +196,17 @@ def reference_of_statistics(path: Path, extractor: Extractor) -> Reference:
 
 
 def make_reference(path: Path, extractor: Extractor, *, images_only: bool = False) -> Reference:
-    """Reference of a folder of PNGs, an npz of images, or an npz of statistics. `images_only` ignores statistics."""
+    """Make a reference from a folder of PNGs, an npz of images, or an npz of statistics.
+
+    With `images_only` the statistics in an npz are not used.
+    """
     if not images_only and not path.is_dir() and set(STATISTICS[:2]) <= set(member_names(path)):
         return reference_of_statistics(path, extractor)
     return reference_of_images(open_images(path, least=LEAST), extractor)
 
 
 def width_of(extractor: Extractor) -> int:
-    """Number of an extractor's pool features."""
+    """Number of pool features that an extractor gives."""
     for shape in PROBES:
         try:
             return int(extractor(np.zeros((1, *shape), np.uint8)).pool.shape[1])
@@ -212,7 +216,7 @@ def width_of(extractor: Extractor) -> int:
 
 
 def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
-    """Statistics of an ADM batch file, and the pool features of its images.
+    """Make a reference from an ADM file: its statistics, and the pool features of its images.
 
     The file holds the images as arr_0 (N, H, W, C) uint8. They are read in small batches. ADM uses these images only
     for precision and recall. The mean and the covariance are those of the whole training set.
@@ -230,7 +234,7 @@ def import_adm_reference(path: Path, extractor: Extractor) -> Reference:
 
 
 def check_adm_images(path: Path) -> tuple[int, int]:
-    """Height and width of a batch's images; DataError unless they are uint8 (N, H, W, C) and enough."""
+    """Height and width of an ADM file's images; DataError unless they are uint8 (N, H, W, C) and enough."""
     if "arr_0" not in (names := member_names(path)):
         raise DataError(
             f"{path}: has no images (arr_0), found {', '.join(names)}; `qdit reference OUT --data {path.name}` takes"
@@ -248,7 +252,7 @@ def check_adm_images(path: Path) -> tuple[int, int]:
 
 
 def require_width(path: Path, moments: Moments, width: int) -> None:
-    """Raise DataError unless the statistics have as many features as the extractor."""
+    """Raise DataError unless the mean and covariance have `width` features, as the extractor gives."""
     if len(moments.mean) != width:
         raise DataError(
             f"{path}: mu has {len(moments.mean)} features, the extractor gives {width}; use the extractor that the file"

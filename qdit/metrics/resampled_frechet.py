@@ -24,27 +24,30 @@ ResamplingMethod = Literal["direct", "gram", "expansion"]
 
 
 def resampling_method(images: int, features: int) -> ResamplingMethod:
-    """Method for resamples of `images` rows of `features` columns."""
+    """Name of the method that computes Fréchet distances for resamples of this number of images and features."""
     if features <= MANY_FEATURES:
         return "direct"
     return "gram" if images <= features else "expansion"
 
 
 def to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
-    """Fréchet distance (B,) of resampled features (n, d) to fixed moments; `counts` is (B, n)."""
+    """Fréchet distance (B,) of B resamples of features (n, d) to fixed moments.
+
+    `counts` (B, n) says how often each image occurs in each resample.
+    """
     by_method = {"direct": direct_to_reference, "gram": gram_to_reference, "expansion": expanded_to_reference}
     return by_method[resampling_method(*features.shape)](features, counts, reference)
 
 
 def paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Fréchet distance (B,) between resampled features (n, d) and full-precision features with the same resamples."""
+    """Fréchet distance (B,) between features (n, d) and full-precision features, both resampled by `counts` (B, n)."""
     by_method = {"direct": direct_paired, "gram": gram_paired, "expansion": expanded_paired}
     a, b = np.asarray(features, np.float64), np.asarray(full, np.float64)
     return by_method[resampling_method(*a.shape)](a, b, counts)
 
 
 def direct_to_reference(features: np.ndarray, counts: np.ndarray, reference: Moments) -> np.ndarray:
-    """The same with the matrix root of each resample.
+    """Fréchet distance (B,) of B resamples of features (n, d) to fixed moments, by the matrix root of each resample.
 
     tr (Σ_a Σ_b)^½ is the sum of the square roots of the eigenvalues of Σ_b^½ Σ_a Σ_b^½. This matrix is the covariance
     of features · Σ_b^½.
@@ -61,7 +64,10 @@ def direct_to_reference(features: np.ndarray, counts: np.ndarray, reference: Mom
 
 
 def direct_paired(features: np.ndarray, full: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Fréchet distance (B,) between resampled features (n, d) and full-precision features with the same resamples."""
+    """Fréchet distance (B,) between features (n, d) and full-precision features, both resampled by `counts` (B, n).
+
+    The matrix root of each resample is computed.
+    """
     a, b = np.asarray(features, np.float64), np.asarray(full, np.float64)
     distances = []
     for row in counts:

@@ -1,4 +1,4 @@
-"""Moments of one resample, and the overlap of two covariances from a matrix with its eigenvalues."""
+"""Moments of one resample, and the sum of the square roots of a matrix's eigenvalues."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from qdit.metrics.statistics import Moments
 
 
 def centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) of a resample, and its rows minus the mean, each times the root of its number of occurrences."""
+    """Mean (d,) of a resample, and its rows minus the mean, each times the square root of how often it occurs."""
     there = counts > 0
     rows, weights = features[there], counts[there].astype(np.float64)
     mean = weights @ rows / weights.sum()
@@ -14,14 +14,14 @@ def centred_rows(features: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, 
 
 
 def covariance(rows: np.ndarray, images: int) -> np.ndarray:
-    """Covariance (d, d) of a resample from the rows of `centred_rows`."""
+    """Covariance (d, d) of a resample of `images` images, from the rows of `centred_rows`."""
     return np.asarray(rows.T @ rows / (images - 1))
 
 
 def root_sum(matrix: np.ndarray) -> float:
     """Sum of the square roots of the eigenvalues of a positive semi-definite matrix.
 
-    Eigenvalues that rounding explains are 0.
+    Eigenvalues so small that rounding explains them count as 0.
     """
     values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
     floor = np.finfo(np.float64).eps * len(values) * max(float(values[-1]), 0.0)
@@ -29,7 +29,10 @@ def root_sum(matrix: np.ndarray) -> float:
 
 
 def distance_without_overlap(features: np.ndarray, other: np.ndarray | Moments, counts: np.ndarray) -> np.ndarray:
-    """|μ_a − μ_b|² + tr Σ_a + tr Σ_b of every resample: (B,). `other` is fixed, or features with the same resamples."""
+    """|μ_a − μ_b|² + tr Σ_a + tr Σ_b (B,) for each resample: the Fréchet distance without its matrix root.
+
+    `other` are fixed moments, or features that are resampled in the same way.
+    """
     mean = features.mean(axis=0)
     centred = features - mean
     means = counts @ centred / len(features)

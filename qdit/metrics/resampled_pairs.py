@@ -1,4 +1,4 @@
-"""Second-order part of resampled Fréchet distances to fixed moments, over all pairs of directions.
+"""Second-order part of the Fréchet distances of resamples to fixed moments, over all pairs of directions.
 
 In the coordinates of `qdit.metrics.resampled_expansion`, scaled so that each direction of the n images z has variance
 1, resample c differs from the fixed side by
@@ -29,21 +29,24 @@ BLOCK = 1000
 
 @dataclass(frozen=True)
 class Weights:
-    """Low-rank weights of pairs: w ≈ Σ_q values_q vectors_q vectors_qᵀ; `vectors` is (r, q)."""
+    """Weights w of the pairs of directions, as a low-rank matrix: w ≈ Σ_q values_q vectors_q vectors_qᵀ.
+
+    `vectors` is (r, q).
+    """
 
     values: np.ndarray
     vectors: np.ndarray
 
     def of_leading(self, count: int) -> np.ndarray:
-        """Weights (count, count) of the pairs of the first directions, in float32."""
+        """Weights (count, count) of the pairs among the first `count` directions, in float32."""
         vectors = self.vectors[:count]
         return ((vectors * self.values) @ vectors.T).astype(np.float32)
 
 
 def pair_weights(roots: np.ndarray, leading: int) -> Weights:
-    """Weights of the second-order part for `roots` (r,), as few eigenvectors as reach `MISSED`.
+    """Weights of the second-order part for `roots` (r,), with as few eigenvectors as the allowed error `MISSED` needs.
 
-    What they miss in the pairs of the first `leading` directions does not count: there the distance is exact.
+    Errors in the pairs of the first `leading` directions do not count: there the distance is computed exactly.
     """
     exact = roots[:, None] * roots / (2 * (roots[:, None] + roots))
     values, vectors = _largest_eigenvectors(exact)
@@ -69,7 +72,10 @@ def _largest_eigenvectors(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def second_order(scaled: np.ndarray, counts: np.ndarray, weights: Weights) -> np.ndarray:
-    """Σ_ij w_ij D_ij² (B,) of every resample; `scaled` is (n, r) in float32, `counts` (B, n)."""
+    """Second-order part Σ_ij w_ij D_ij² (B,) of the distance of each resample.
+
+    `scaled` (n, r), float32, are the features scaled to variance 1; `counts` (B, n) says how often each image occurs.
+    """
     images = len(scaled)
     deviations = (counts - 1).T.astype(np.float32)  # (n, B)
     means = scaled.T @ deviations / np.float32(images)  # (r, B)

@@ -1,4 +1,4 @@
-"""The step features and sample chunks → metrics.json: the numbers of a table row and their origin.
+"""The step that makes metrics.json from features and sample chunks: the numbers of a table row and their origin.
 
 Nothing here loads torch, so that a process of this step is ready in a second.
 """
@@ -44,7 +44,7 @@ PIPELINES = DiffusersConfig.family
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Extractor weights and reference statistics, with the names they have in the profile.
+    """Files with which images are scored: extractor weights and reference statistics, with their names in the profile.
 
     `lpips` is a file of `qdit perceptual`, if there is one. `judged` are files of `qdit judge` by judge;
     `judge_references` are files of `qdit reference` with the features of a judge.
@@ -108,7 +108,7 @@ def evaluate_run(job: EvaluateJob, evaluator: Evaluator) -> None:
 
 
 def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.ndarray, LpipsOrigin] | None:
-    """LPIPS (N,) of the images and its origin. None without full precision or without a file."""
+    """Read the LPIPS (N,) of the images and its origin. None without full precision or without a file."""
     if job.fp_samples is None or evaluator.lpips is None:
         return None
     return read_values(evaluator.lpips, samples=job.samples, fp_samples=job.fp_samples, images=images)
@@ -117,10 +117,10 @@ def read_lpips(job: EvaluateJob, evaluator: Evaluator, images: int) -> tuple[np.
 def read_judges(
     job: EvaluateJob, evaluator: Evaluator, images: int, *, is_paired: bool
 ) -> tuple[Judged, dict[str, Any]]:
-    """The judges' scores or features of the images, and their files for metrics.json.
+    """Read the judges' scores or features of the images; also return their files, for metrics.json.
 
-    Judges without values are left out. DataError for values of other images, and for full precision's features of
-    another judge.
+    Judges without values are left out. DataError for values of other images, and for full-precision features by other
+    weights.
     """
     scores: dict[str, np.ndarray] = {}
     features: dict[str, np.ndarray] = {}
@@ -149,7 +149,7 @@ def read_judges(
 
 
 def reference_moments(path: Path, origin: JudgeOrigin) -> Moments:
-    """Moments of real images by a judge's weights; DataError for a reference of other weights."""
+    """Read the moments of real images' features by a judge; DataError for a reference made with other weights."""
     reference = load_reference(path)
     if reference.extractor_digest != origin.files.get("weights"):
         raise DataError(
@@ -160,7 +160,7 @@ def reference_moments(path: Path, origin: JudgeOrigin) -> Moments:
 
 
 def image_protocol(sampled: SampledRun) -> dict[str, Any]:
-    """Facts of the protocol of images; for imported images the source file."""
+    """Protocol of a run's images for metrics.json; for imported images also the source file."""
     size: dict[str, Any] = {"images": sampled.count, "chunk": sampled.shards[0].chunk}
     if sampled.origin.family == PIPELINES:
         size |= {"prompts": dict(sampled.origin.prompts or {})}
@@ -175,7 +175,10 @@ def image_protocol(sampled: SampledRun) -> dict[str, Any]:
 def made_by(
     job: EvaluateJob, described: dict[str, Any], sampled: SampledRun, *, code: dict[str, str]
 ) -> dict[str, Any]:
-    """Origin part of metrics.json. `described` is the protocol, `code` the digest of each step's code."""
+    """The part of metrics.json that tells where the numbers come from.
+
+    `described` is the protocol, `code` the digest of each step's code.
+    """
     facts = imported_facts(sampled, job.claimed) if job.checkpoint is None else checkpoint_facts(job.checkpoint)
     name, shard = job.name, sampled.shards[0]
     return {
@@ -222,22 +225,25 @@ def imported_facts(sampled: SampledRun, claimed: Mapping[str, Any]) -> dict[str,
 
 
 def paired_errors(samples: Path, fp_samples: Path, images: int) -> np.ndarray:
-    """Mean squared difference of each image to that of full precision. Two chunks are in memory at a time."""
+    """Mean squared difference (N,) of each image to the full-precision image. Two chunks are in memory at a time."""
     return stream_errors(images_of(samples, images), images_of(fp_samples, images))
 
 
 def compared_pixels(samples: Path, fp_samples: Path, images: int) -> PixelComparison:
-    """Comparison of each image with that of full precision. Two chunks are in memory at a time."""
+    """Compare each image with the full-precision image of the same index. Two chunks are in memory at a time."""
     return stream_comparison(images_of(samples, images), images_of(fp_samples, images))
 
 
 def images_of(folder: Path, images: int) -> Iterator[np.ndarray]:
-    """The images of a run, chunk by chunk."""
+    """Yield the images of a run, chunk by chunk."""
     return (chunk.images for chunk in stream_samples(folder, images=images))
 
 
 def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
-    """Difference of integer latents to simulated ones: number of images, largest and mean absolute value."""
+    """Difference between integer and simulated latents: number of images, largest and mean absolute value.
+
+    None if the lists of chunks hold no difference.
+    """
     differences = [shard.difference for shard in shards if shard.difference is not None]
     if not differences:
         return None
@@ -247,7 +253,7 @@ def latent_difference(shards: Sequence[Shard]) -> dict[str, float] | None:
 
 
 def sizes(checkpoint: Path, config: dict[str, Any]) -> dict[str, float]:
-    """Size in MB by the papers' accounting and as stored."""
+    """Size of a checkpoint in MB, as the papers count it and as the file is stored."""
     if config["model"]["family"] == PIPELINES:
         return {"paper_mb": size_of_generic_mb(checkpoint, config["sites"]), "actual_mb": size_actual_mb(checkpoint)}
     model = {"dit": DiTConfig, "stdit3": STDiT3Config}[config["model"]["family"]](**config["model"]["config"])

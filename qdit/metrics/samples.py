@@ -1,4 +1,4 @@
-"""The images of a run, read chunk by chunk and checked against the lists of its sampling jobs."""
+"""Reading of a run's images, chunk by chunk. They are checked against the lists that the sampling jobs wrote."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,7 @@ _AGAIN = "run the sample step again"
 
 
 class ListedChunk(NamedTuple):
-    """A chunk file and the sha256 that its list gives."""
+    """An entry in a list of chunks: the name of the chunk file and its sha256."""
 
     file: str
     sha256: str
@@ -25,11 +25,11 @@ class ListedChunk(NamedTuple):
 
 @dataclass(frozen=True)
 class Shard:
-    """A list of chunks: number of the shard, key of the run, number of images, chunk size, mode and kernel backend.
+    """The list of one shard's chunks, as a sampling job wrote it, with facts about the run.
 
-    `origin` is the origin of the samples; lists of older versions have None. `difference` (integer mode) compares its
-    latents with simulated ones. `failure` is the recorded reason if sampling or quantizing failed; then there are no
-    chunks.
+    The facts are the run's key, number of images, chunk size, mode and kernel backend. `origin` is the origin of the
+    samples; lists of older versions have None. `difference` (integer mode) compares its latents with simulated ones.
+    `failure` is the recorded reason if sampling or quantizing failed; then there are no chunks.
     """
 
     path: Path
@@ -45,13 +45,16 @@ class Shard:
     origin: Any = None
 
     def made_of(self) -> Origin:
-        """Origin of its samples. DataError if the list has no origin, or was changed."""
+        """Origin of the samples of this shard. DataError if the list has no origin, or was changed."""
         return Origin.read(self.origin, self.key, where=self.path)
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images `first`, `first` + 1, …: uint8 (n, C, H, W), their labels, int64 (n,), and their prompts, if any."""
+    """The content of one chunk file: images uint8 (n, C, H, W), labels int64 (n,), and prompts, if any.
+
+    `first` is the index of the first image.
+    """
 
     first: int
     images: np.ndarray
@@ -60,12 +63,12 @@ class Chunk:
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """List of the chunks of one shard."""
+    """Path of the file that lists the chunks of one shard."""
     return folder / f"shard-{number:03d}.json"
 
 
 def read_shard(path: Path) -> Shard:
-    """Read the list of a sampling job; DataError if the file is not such a list."""
+    """Read the list of chunks that a sampling job wrote; DataError if the file is not such a list."""
     listing = read_json(path)
     try:
         return Shard(
@@ -113,10 +116,11 @@ def _file_name(value: Any) -> str:
 
 
 def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
-    """The shards of the run to which shard 0 belongs; DataError if there is none, or with another number of images.
+    """Read the lists of all shards of the run to which shard 0 belongs.
 
-    Without `images` the lists give the number. Some lists are left over from earlier runs and are ignored: lists with
-    another key, chunk size or number of images, and lists of chunks that another list already has.
+    Without `images` the lists give the number of images. Some lists are left over from earlier runs and are ignored:
+    lists with another key, chunk size or number of images, and lists of chunks that another list already has. DataError
+    if there is no list, or if the number of images is another one than `images`.
     """
     if images is not None and images < 1:
         raise DataError(f"{folder}: {images} images are expected, at least 1 is needed; raise sampling.images")
@@ -142,7 +146,7 @@ def listed_shards(folder: Path, *, images: int | None = None) -> list[Shard]:
 
 
 def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
-    """Chunks of images 0 … images − 1 of a run, in order; one chunk is in memory at a time.
+    """Yield the chunks of images 0 … images − 1 of a run, in order; one chunk is in memory at a time.
 
     `folder` holds `shard-*.json` and the listed chunk files. Each chunk must exist, have the listed sha256 and the key
     of its shard, and begin where the chunk before ends. Otherwise DataError is raised, at the latest after the last
@@ -165,7 +169,7 @@ def stream_samples(folder: Path, *, images: int) -> Iterator[Chunk]:
 
 
 def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
-    """One chunk file, checked against its entry in the list."""
+    """Read one chunk file of images and check it against its entry in the list."""
     path = folder / listed.file
     if not path.is_file():
         raise DataError(f"{path}: listed but not there; {_AGAIN}")
@@ -185,6 +189,6 @@ def read_chunk(folder: Path, listed: ListedChunk, *, key: str) -> Chunk:
 
 
 def check_origin(path: Path, arrays: Mapping[str, np.ndarray], key: str) -> None:
-    """DataError unless the origin in a chunk is the one to which its list's key belongs."""
+    """Raise DataError unless the origin stored in a chunk file fits the `key` of its list."""
     if "origin" in arrays and origin_key(json.loads(str(arrays["origin"]))) != key:
         raise DataError(f"{path}: what it says of its samples is not what its list says; {_AGAIN}")

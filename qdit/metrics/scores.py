@@ -12,10 +12,10 @@ NEIGHBOURS = 3
 
 
 def inception_score(logits: np.ndarray, *, split_size: int = SPLIT_SIZE) -> float:
-    """Mean over splits of exp(mean_i KL(p_i ‖ mean p)), p = softmax of logits (N, c) without bias.
+    """Inception score: mean over parts of the images of exp(mean_i KL(p_i ‖ mean p)), p = softmax of logits (N, c).
 
-    A split is `split_size` consecutive images in file order; the last one may be shorter. The mean over splits is not
-    weighted (Salimans et al. 2016; guided-diffusion evaluator.py).
+    The logits have no bias. A part is `split_size` consecutive images in file order; the last one may be shorter. The
+    mean over parts is not weighted (Salimans et al. 2016; guided-diffusion evaluator.py).
     """
     log_p = log_probabilities(logits)
     scores = [score_of(log_p[start : start + split_size]) for start in range(0, len(log_p), split_size)]
@@ -23,14 +23,17 @@ def inception_score(logits: np.ndarray, *, split_size: int = SPLIT_SIZE) -> floa
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
-    """log softmax of logits (N, c)."""
+    """Logarithm of the softmax of logits (N, c)."""
     values = require_matrix("logits", logits, rows=1)
     shifted = values - values.max(axis=1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
 def score_of(log_p: np.ndarray, counts: np.ndarray | None = None) -> float:
-    """Score of one split by the log-probabilities of its images (N, c); each counts `counts` times, or once."""
+    """Inception score of one part of the images, from their log-probabilities (N, c).
+
+    Image i counts counts[i] times, without `counts` once.
+    """
     p = np.exp(log_p)
     # p log p̄ is 0 where p is 0 for every image of the split; the floor keeps log p̄ finite there.
     log_marginal = np.log(np.maximum(np.average(p, axis=0, weights=counts), np.finfo(np.float64).tiny))
@@ -38,7 +41,7 @@ def score_of(log_p: np.ndarray, counts: np.ndarray | None = None) -> float:
 
 
 def scores_of_resamples(log_p: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Scores (B,) of one split (n, c), whose images occur `counts` (B, n) times.
+    """Inception scores (B,) of one part of the images, whose log-probabilities (n, c) occur `counts` (B, n) times.
 
     Equal to `score_of` except for rounding. Σ_i w_i Σ_c p_ic log p̄_c is Σ_c p̄_c log p̄_c times Σ_i w_i, so all
     resamples are two matrix products.
@@ -54,7 +57,7 @@ def scores_of_resamples(log_p: np.ndarray, counts: np.ndarray) -> np.ndarray:
 def precision_recall(
     reference: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS, block: int = 1024
 ) -> tuple[float, float]:
-    """Improved precision and recall (Kynkäänniemi et al. 2019) of features (N, d) and (M, d).
+    """Improved precision and recall (Kynkäänniemi et al. 2019) of features: reference (N, d), generated (M, d).
 
     Each point has a ball that reaches to its `neighbours`-th nearest neighbour, not counting itself. Precision is the
     fraction of generated points in at least one ball of the reference. Recall is the fraction of reference points in at
@@ -70,7 +73,10 @@ def precision_recall(
 def realistic(
     reference: np.ndarray, generated: np.ndarray, *, neighbours: int = NEIGHBOURS, block: int = 1024
 ) -> np.ndarray:
-    """Which generated points (M,) lie in a reference ball; precision is their fraction."""
+    """Whether each generated point lies in a ball of the reference: bool (M,).
+
+    Precision is the mean of these values.
+    """
     real, fake = _same_space(reference, generated, neighbours)
     return _covered(fake, real, _radii(real, neighbours, block), block)
 

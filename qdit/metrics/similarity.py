@@ -47,7 +47,10 @@ def _similarities(images: np.ndarray, fp_images: np.ndarray, weights: np.ndarray
 
 
 def filtered(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted means (…, H − n + 1, W − n + 1) of values (…, H, W) in a separable symmetric window of n weights."""
+    """Weighted means (…, H − n + 1, W − n + 1) of values (…, H, W) in windows of n × n.
+
+    A window's weight is the product of `weights` (n,) along both axes.
+    """
     for axis in (-1, -2):
         values = _along(values, weights, axis)
     return values

@@ -11,10 +11,10 @@ And they are drawn as random orthonormal bases instead of one by one. Each direc
 that comes from the means is exact if it is averaged over a whole basis.
 
 **Influence of an image.** Kantorovich's potentials of the optimal plan say how much MIND changes with the weight of
-each image. A resample gives the images other weights. Its value is computed from the potentials, to first order. The
-spread of these values is that of new sets of images. If MIND is computed anew for each resample, the spread is 1.5 to 4
-times as large for paired images, because sorting a resample joins other pairs (tests/metrics/test_sliced.py). The first
-order also needs only one matrix product for all resamples.
+each image. A resample gives the images other weights. The MIND of a resample is approximated from the potentials, to
+first order in these weights. The spread of these values is that of new sets of images. If MIND is computed anew for
+each resample, the spread is 1.5 to 4 times as large for paired images, because sorting a resample joins other pairs
+(tests/metrics/test_sliced.py). The approximation also needs only one matrix product for all resamples.
 """
 
 from dataclasses import dataclass
@@ -34,23 +34,26 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Sliced:
-    """MIND, and the influence (N,) of each image on it, of which only differences between images mean something."""
+    """MIND, and the influence (N,) of each image on it: how much MIND changes with the image's weight.
+
+    Only differences between the influences of two images have a meaning.
+    """
 
     value: float
     influence: np.ndarray
 
     def resampled(self, counts: np.ndarray) -> np.ndarray:
-        """First-order values (B,) of resamples in which the images occur `counts` (B, N) times."""
+        """MIND (B,) of resamples in which the images occur `counts` (B, N) times, by a first-order approximation."""
         return np.asarray(self.value + (counts - 1) @ self.influence / counts.shape[1])
 
 
 def number_of_directions(features: int) -> int:
-    """Number of directions for this number of features."""
+    """Number of directions onto which this number of features is projected."""
     return FEW_DIRECTIONS if features <= MANY_FEATURES else MANY_DIRECTIONS
 
 
 def directions(features: int) -> np.ndarray:
-    """The unit vectors (d, M) onto which features are projected."""
+    """The unit vectors (features, directions) onto which features are projected. They are the same in every run."""
     count = number_of_directions(features)
     draw = np.random.Generator(np.random.Philox([SEED, features]))
     bases = [np.linalg.qr(draw.standard_normal((features, features)))[0] for _ in range(-(-count // features))]
@@ -58,10 +61,10 @@ def directions(features: int) -> np.ndarray:
 
 
 def sliced_distance(x: np.ndarray, y: np.ndarray, *, paired: bool = False) -> Sliced:
-    """MIND of features (N, d) and (M, d).
+    """MIND of features x (N, d) and y (M, d), and the influence of each image of x.
 
-    With `paired`, image i of both sets has the same noise and is resampled together: M is N, and the influence counts
-    both. Otherwise the second set is fixed. DataError for other shapes, and for values that are not finite.
+    With `paired`, image i of both sets has the same noise and both are resampled together: M is N, and the influence
+    counts both. Otherwise y is fixed. DataError for other shapes, and for values that are not finite.
     """
     a, b = require_matrix("generated features", x, rows=1), require_matrix("compared features", y, rows=1)
     if a.shape[1] != b.shape[1]:

@@ -1,4 +1,4 @@
-"""Lines that a command prints at its end: what it made, and the main number."""
+"""The lines that a command prints at its end: what it made, and the main number."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ NO_FULL_PRECISION = (
 
 
 def megabytes(size: float) -> str:
-    """Bytes as MB with two or three digits."""
+    """Text of a number of bytes as MB with two or three digits."""
     return f"{size / 1e6:.3g} MB"
 
 
@@ -45,7 +45,10 @@ def checkpoint_line(folder: Path) -> str:
 
 
 def samples_line(folder: Path) -> str:
-    """Line about a folder of samples: finished and required number, and protocol; or the recorded failure."""
+    """Line about a folder of samples: how many are finished, how many are required, and the protocol.
+
+    If sampling failed, it is the recorded failure.
+    """
     shards = listed_shards(folder)
     if failure := next((shard.failure for shard in shards if shard.failure), None):
         return f"{folder}: no samples: {failure.text}"

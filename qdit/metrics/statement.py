@@ -1,6 +1,6 @@
 """The statement of imported samples: the protocol by which they were made, as their files give it.
 
-A folder of PNGs or MP4s has the statement in `protocol.json`, an npz in its member `protocol` (the same JSON as text).
+A folder of PNGs or MP4s has the statement in `protocol.json`, an npz in its array `protocol` (the same JSON as text).
 It holds sampler, steps, cfg_scale and seed. The author of the statement claims that image i was made from the noise and
 the label that the suite derives from this seed and the index i. The suite cannot check this claim. It checks only that
 the protocol is that of full precision. Samples without a statement have no paired metrics.
@@ -25,7 +25,10 @@ EXAMPLE = '{"sampler": "ddim", "steps": 20, "cfg_scale": 1.0, "seed": 0}'
 
 
 def stated_protocol(path: Path) -> Mapping[str, Any] | None:
-    """The statement of a folder or an npz; None without one. DataError for a statement that is not complete."""
+    """Read the protocol that a folder or an npz states; None without a statement.
+
+    DataError for an incomplete statement.
+    """
     where = path / FILE if path.is_dir() else path
     if path.is_dir():
         if not where.is_file():
@@ -50,12 +53,12 @@ def stated_protocol(path: Path) -> Mapping[str, Any] | None:
 
 
 def statement_of(protocol: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The statement for samples of ours with this protocol; None if it lacks a fact."""
+    """The statement to write beside samples of ours with this protocol; None if the protocol lacks a required value."""
     return {fact: protocol[fact] for fact in FACTS} if set(FACTS) <= protocol.keys() else None
 
 
 def require_same(path: Path, stated: Mapping[str, Any], protocol: Mapping[str, Any]) -> None:
-    """DataError unless a statement agrees with the protocol of full precision's samples."""
+    """Raise DataError unless a statement agrees with the protocol of the full-precision samples."""
     for fact, value in stated.items():
         recorded = recorded_sampler(str(value)) if fact == "sampler" else value
         if recorded != protocol.get(fact):
@@ -66,5 +69,5 @@ def require_same(path: Path, stated: Mapping[str, Any], protocol: Mapping[str, A
 
 
 def as_member(statement: Mapping[str, Any]) -> np.ndarray:
-    """A statement as a member of an npz."""
+    """A statement as an array for an npz file."""
     return np.array(json.dumps(dict(statement), sort_keys=True))

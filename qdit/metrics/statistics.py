@@ -9,14 +9,14 @@ from qdit.core.errors import DataError
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean (d,) and covariance (d, d) with the N − 1 denominator, float64."""
+    """Mean (d,) and covariance (d, d), float64. The covariance is divided by N − 1."""
 
     mean: np.ndarray
     covariance: np.ndarray
 
 
 def require_matrix(name: str, values: np.ndarray, *, rows: int) -> np.ndarray:
-    """`values` as a float64 matrix (N, d); DataError unless it is finite and N ≥ `rows`."""
+    """Return `values` as a float64 matrix (N, d); DataError unless it is finite and N ≥ `rows`."""
     matrix = np.asarray(values, dtype=np.float64)
     if matrix.ndim != 2:
         raise DataError(f"{name}: found shape {matrix.shape}, allowed is (images, features); pass one row per image")
@@ -29,14 +29,14 @@ def require_matrix(name: str, values: np.ndarray, *, rows: int) -> np.ndarray:
 
 
 def moments(features: np.ndarray) -> Moments:
-    """Moments of features (N, d), N ≥ 2."""
+    """Mean and covariance of features (N, d), N ≥ 2."""
     accumulator = MomentsAccumulator()
     accumulator.update(features)
     return accumulator.moments()
 
 
 class MomentsAccumulator:
-    """Moments of a stream of batches, merged by the pairwise update of Chan, Golub and LeVeque (1979), eq. 2.1."""
+    """Adds up the moments of a stream of batches, by the pairwise update of Chan, Golub and LeVeque (1979), eq. 2.1."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -51,7 +51,7 @@ class MomentsAccumulator:
         self._merge(len(batch), mean, centred.T @ centred)
 
     def merge(self, other: "MomentsAccumulator") -> None:
-        """Add all features of another accumulator."""
+        """Add all features that another accumulator has seen."""
         if other._mean is not None and other._scatter is not None:
             self._merge(other.count, other._mean, other._scatter)
 
@@ -70,7 +70,7 @@ class MomentsAccumulator:
         self.count = total
 
     def moments(self) -> Moments:
-        """Moments of all features so far. DataError for fewer than two images."""
+        """Mean and covariance of all features so far. DataError for fewer than two images."""
         if self._mean is None or self._scatter is None or self.count < 2:
             raise DataError(f"features: found {self.count} images, at least 2 are needed for a covariance; sample more")
         return Moments(self._mean.copy(), self._scatter / (self.count - 1))

@@ -1,4 +1,4 @@
-"""VBench's three totals from its sixteen dimensions, for VBench itself and for mini-VBench."""
+"""The three totals of VBench from its sixteen dimensions, for VBench itself and for mini-VBench."""
 
 from collections.abc import Mapping
 
@@ -29,7 +29,7 @@ def totals(scaled: Mapping[str, float]) -> dict[str, float]:
 def scaled_between(
     scores: Mapping[str, float], *, worst: Mapping[str, float], best: Mapping[str, float]
 ) -> dict[str, float]:
-    """Scores scaled so that `worst` becomes 0 and `best` becomes 1.
+    """Scale each dimension's score so that its value in `worst` becomes 0 and its value in `best` becomes 1.
 
     If the worst clips score as well as the best ones, the score of the dimension is not scaled.
     """

@@ -23,12 +23,12 @@ Activation = Callable[[Tensor], Tensor]
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """x · sigmoid(1.702 x), CLIP's activation."""
+    """CLIP's activation function: x · sigmoid(1.702 x)."""
     return x * torch.sigmoid(1.702 * x)
 
 
 class Block(nn.Module):
-    """x + s₁ · attention(norm(x)), then x + s₂ · MLP(norm(x)). Without `scaled` the factors s are 1."""
+    """A transformer block: x + s₁ · attention(norm(x)), then x + s₂ · MLP(norm(x)). Without `scaled` both s are 1."""
 
     def __init__(
         self, width: int, *, activation: Activation, eps: float, scaled: bool = False, causal: bool = False
@@ -42,7 +42,7 @@ class Block(nn.Module):
         self.activation, self.causal = activation, causal
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, L, width) → (N, L, width)."""
+        """Tokens (N, L, width) → tokens (N, L, width)."""
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, -1, HEAD)).permute(2, 0, 3, 1, 4)
         mixed = self.out(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal).transpose(1, 2).flatten(2))
         x = x + (mixed if self.scale1 is None else self.scale1 * mixed)
@@ -51,13 +51,16 @@ class Block(nn.Module):
 
 
 def with_class_token(patches: Tensor, token: Tensor) -> Tensor:
-    """Feature maps (N, width, h, w) as tokens (N, 1 + h · w, width), after one token for the image."""
+    """Turn feature maps (N, width, h, w) into tokens (N, 1 + h · w, width).
+
+    The first token stands for the whole image.
+    """
     tokens = patches.flatten(2).transpose(1, 2)
     return torch.cat([token.expand(len(tokens), 1, -1), tokens], dim=1)
 
 
 def block_count(tensors: Mapping[str, Tensor], prefix: str) -> int:
-    """Number of blocks whose tensors are `<prefix><number>.…`."""
+    """Number of transformer blocks in a file, whose tensors are named `<prefix><number>.…`."""
     numbers = [name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)]
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
@@ -70,7 +73,7 @@ def read_weights(path: Path) -> Mapping[str, Tensor]:
 
 
 def filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: str) -> nn.Module:
-    """The network with these tensors as float32, ready to judge. CheckpointError unless names and shapes fit."""
+    """Load tensors into a network as float32, and set it to eval mode. CheckpointError unless names and shapes fit."""
     try:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, strict=True)
     except RuntimeError as problem:
@@ -79,14 +82,17 @@ def filled(network: nn.Module, tensors: Mapping[str, Tensor], path: Path, what: 
 
 
 def renamed(tensors: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> dict[str, Tensor]:
-    """The tensors under our names; `names` gives the name in the file. CheckpointError for one that is not there."""
+    """The tensors under our names. `names` maps our names to those in the file.
+
+    CheckpointError for a missing tensor.
+    """
     if missing := [name for name in names.values() if name not in tensors]:
         raise CheckpointError(f"{path}: has no tensor {missing[0]}; give the file that the profile names")
     return {ours: tensors[name] for ours, name in names.items()}
 
 
 def resized(images: np.ndarray, side: int, *, crop: bool) -> Tensor:
-    """uint8 images (N, 3, H, W) as float32 (N, 3, side, side) in [0, 1], by Pillow's bicubic filter.
+    """Resize uint8 images (N, 3, H, W) to float32 (N, 3, side, side) in [0, 1], by Pillow's bicubic filter.
 
     With `crop` the shorter side is scaled and the middle is cut out, as in CLIP. Without it both sides are scaled.
     DataError for images of another kind.
@@ -107,7 +113,7 @@ def resized(images: np.ndarray, side: int, *, crop: bool) -> Tensor:
 
 
 def normalized(images: Tensor, mean: tuple[float, ...], spread: tuple[float, ...]) -> Tensor:
-    """(images − mean) / spread, by colour."""
+    """(images − mean) / spread, with one mean and one spread for each colour."""
     return (images - torch.tensor(mean).view(1, 3, 1, 1)) / torch.tensor(spread).view(1, 3, 1, 1)
 
 
@@ -127,7 +133,7 @@ def scores_of_pairs(
     device: str,
     judge: str,
 ) -> np.ndarray:
-    """Scores (N,) float64 of uint8 images (N, 3, H, W) and their prompts, in batches.
+    """Scores (N,) float64 of uint8 images (N, 3, H, W) and their prompts, computed in batches by `score`.
 
     `score` gets pixels (n, 3, side, side), scaled as CLIP scales them, and n prompts. DataError if the numbers differ.
     """

@@ -24,7 +24,7 @@ IDEOGRAPHS = (
 
 
 def stands_alone(letter: str) -> bool:
-    """Whether a character is a word by itself: punctuation, all marks of ASCII, and ideographs."""
+    """Whether a character is a word by itself: punctuation, every ASCII symbol, or an ideograph."""
     code = ord(letter)
     if code < 128:
         return 33 <= code and not letter.isalnum() and code != 127
@@ -47,30 +47,33 @@ def words_of(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class WordPieces:
-    """A vocabulary: pieces by number. A piece inside a word begins with ##."""
+    """BERT's vocabulary: a list of pieces; the position is the token number. A piece inside a word begins with ##."""
 
     pieces: tuple[str, ...]
 
     @cached_property
     def numbers(self) -> dict[str, int]:
-        """Piece → token."""
+        """Each piece → its token number."""
         return {piece: number for number, piece in enumerate(self.pieces)}
 
     @property
     def padding(self) -> int:
-        """Token after the end of a text."""
+        """Number of the token that fills the places after the end of a text."""
         return self.numbers[PADDING]
 
     def tokens(self, text: str, length: int) -> list[int]:
-        """Tokens of a text, `length` of them: first, pieces, last, padding. A longer text is cut; its end stays."""
+        """The `length` tokens of a text: first token, pieces, last token, padding.
+
+        A longer text is cut; its last token stays.
+        """
         pieces = [piece for word in words_of(text) for piece in self.cut(word)]
         kept = [self.numbers[FIRST], *(self.numbers[piece] for piece in pieces[: length - 2]), self.numbers[LAST]]
         return kept + [self.padding] * (length - len(kept))
 
     def cut(self, word: str) -> list[str]:
-        """The longest pieces of a word that the vocabulary has, from the left.
+        """Cut a word from left to right into the longest pieces that the vocabulary has.
 
-        If one is missing, the whole word is unknown.
+        If no piece fits at some place, the whole word is the unknown token.
         """
         parts: list[str] = []
         start = 0
@@ -86,7 +89,7 @@ class WordPieces:
 
 
 def read_word_pieces(path: Path) -> WordPieces:
-    """The vocabulary of a text file with one piece a line; DataError for a file without BERT's special pieces."""
+    """Read the vocabulary of a text file with one piece a line; DataError for a file without BERT's special pieces."""
     try:
         pieces = tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as problem:

@@ -1,1 +1,1 @@
-"""Samplers: noise schedules, DDIM and DDPM updates, guidance, noise, and sample chunks."""
+"""Sampling of images and clips: noise schedules, DDIM and DDPM steps, guidance, noise, and files of samples."""

@@ -1,4 +1,4 @@
-"""Samples one batch by sample index; all methods see the same noise and conditions."""
+"""Sampling of one batch of images or clips by their indices. All methods see the same noise and conditions."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -29,7 +29,10 @@ def sample_batch(
     *,
     correction: Correction | None = None,
 ) -> Tensor:
-    """Data (N, …) float32 on the CPU for these sample indices: latents or pixels, and a condition for each."""
+    """Sample the images or clips with these indices as one batch: latents or pixels (N, …), float32, on the CPU.
+
+    `conditions` are tensors with N rows, one row for each sample: labels, or texts and masks.
+    """
     family, device = family_of(model.config), device_of(model)
     shape = family.shape(model.config, family.require(protocol))
     noise = initial_noise(shape, protocol.seed, samples).to(device)
@@ -48,7 +51,7 @@ def sample_batch(
 def sample_images(
     model: DiT, protocol: Protocol, images: range, *, correction: Correction | None = None
 ) -> tuple[Tensor, Tensor]:
-    """x_0 (N, C, L, L) float32 and labels (N,) of the images with these indices, as one batch."""
+    """Sample the images with these indices as one batch: x_0 (N, C, L, L) float32 and their labels (N,)."""
     conditions = Labels(model.config.num_classes, protocol.seed, protocol.labels).tensors(images)
     return sample_batch(model, protocol, conditions, images, correction=correction), conditions[0]
 
@@ -62,7 +65,10 @@ def sample_clips(
     *,
     correction: Correction | None = None,
 ) -> Tensor:
-    """Latents (or pixels) (N, C, T, H, W) float32 of the clips with these indices, one per text, as one batch."""
+    """Sample the clips with these indices as one batch: latents or pixels (N, C, T, H, W), float32.
+
+    There is one text for each clip.
+    """
     return sample_batch(model, protocol, (text, mask), clips, correction=correction)
 
 
@@ -77,12 +83,18 @@ class Batches:
     correction: Correction | None = None
 
     def latents(self, samples: range) -> Tensor:
-        """Outputs of the model for these samples, computed as one batch."""
+        """Sample these indices as one batch.
+
+        The result is the output of the sampler, not decoded: latents or pixels.
+        """
         conditions = self.conditions.tensors(samples)
         return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
 
     def columns(self, samples: range, count: int) -> Arrays:
-        """Columns of a chunk file: the first `count` samples of the batch. Diverged if one is not finite."""
+        """Arrays of a chunk file: pixels and conditions of the first `count` samples of the batch `samples`.
+
+        Raises Diverged if a sample holds NaN or infinity.
+        """
         family = family_of(self.model.config)
         latents = self.latents(samples)[:count]
         if not torch.isfinite(latents).all():

@@ -5,10 +5,11 @@ of 16 differ. It has the conditional branch only. All other kinds follow the sam
 they also hold unconditional copies, except `regression`.
 
 `ndtc` has the normally distributed timesteps of PTQ4DM, with correct pairs (x_t, t). `ndtc-wide` is the same with the
-defaults of its code. `ndtc-released` has the pairs of its program: t counts from the noisy end, x is the output of step
-t, and the network gets t itself. `uniform` draws one step per image (RepQ-ViT). `per-step` records every image at every
-step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD); each method takes the samples that it needs. `regression` does the
-same without unconditional copies (for PTQD's fit, after guidance); its number counts images.
+defaults of PTQ4DM's code. `ndtc-released` has the pairs of PTQ4DM's program: t counts from the noisy end, x is the
+output of step t, and the network gets t itself. `uniform` draws one step per image (RepQ-ViT). `per-step` records every
+image at every step (PTQ4DiT, TFMQ-DM, TQ-DiT, Q-Diffusion, PTQD); each method takes the samples that it needs.
+`regression` also records every step, but without unconditional copies (for PTQD's fit, after guidance); its number of
+samples counts images.
 
 Several trajectories run at the same time as one batch. `together` gives their number. It depends on the model alone,
 because samples of another batch size differ in rounding.
@@ -81,9 +82,9 @@ ALL, CLEAN = -2, -1
 
 
 def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
-    """Step index (0 = least noisy) at which each sample is recorded, (samples,).
+    """The step (samples,) at which each sample is recorded, as an index of the schedule: 0 is the least noisy step.
 
-    `ALL` is every step, `CLEAN` is x_0.
+    `ALL` means every step, `CLEAN` means the final image x_0.
     """
     if kind == "trajectory":
         size = min(TRAJECTORY_BATCH, steps)
@@ -107,12 +108,12 @@ def chosen_steps(kind: str, samples: int, steps: int, seed: int) -> np.ndarray:
 def collect(
     model: Network, kind: str, protocol: AnyProtocol, *, samples: int, text: Text | None = None
 ) -> CalibrationSet:
-    """Record noisy images or clips of the model's own trajectories (with the protocol's steps and guidance).
+    """Record noisy images or clips from the model's own trajectories, and return them as a calibration set.
 
     `samples` is their number. In a `per-step` set all steps share them equally (rounded up). In a `regression` set each
-    step has this number. Trajectories follow the protocol's sampler. Only those of `trajectory` always use DDIM, as in
-    Q-DiT's script. A video model takes one prompt of `text` after the other, and then begins again; there must be at
-    least one.
+    step has this number. Trajectories have the steps, guidance and sampler of the protocol. Only those of `trajectory`
+    always use DDIM, as in Q-DiT's script. A video model takes one prompt of `text` after the other, and then begins
+    again; there must be at least one.
     """
     if samples < 1:
         raise ConfigError(f"calibration samples {samples}: must be at least 1")
@@ -134,15 +135,15 @@ def collect(
 
 
 def trajectories(kind: str, samples: int, protocol: AnyProtocol) -> int:
-    """Number of trajectories that give `samples` samples.
+    """Number of trajectories that are needed for `samples` samples.
 
-    In a `per-step` set each trajectory gives one at every step.
+    In a `per-step` set each trajectory gives one sample at every step.
     """
     return -(-samples // protocol.steps) if kind == "per-step" else samples
 
 
 def together(model: Network, protocol: AnyProtocol) -> int:
-    """Number of trajectories that run at the same time as one batch."""
+    """Number of trajectories that run together as one batch, for a model of this size."""
     tokens = family_of(model.config).tokens(model, protocol)
     return max(1, ELEMENTS // (tokens * model.config.hidden_size))
 
@@ -150,10 +151,11 @@ def together(model: Network, protocol: AnyProtocol) -> int:
 def record(
     model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], recorded_steps: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return x (N, C, …), step (N,) and sample (N,) of the recorded samples, on the CPU, batch after batch.
+    """Run trajectories and return x (N, C, …), step (N,) and trajectory number (N,) of the recorded samples.
 
-    `recorded_steps` (samples,) is the step at which each sample is recorded. `ALL` is every step, `CLEAN` is x_0. A
-    batch stops after the last step that it records. So samples with equal steps run together.
+    They are on the CPU. `recorded_steps` (trajectories,) is the step at which each trajectory is recorded. `ALL` is
+    every step, `CLEAN` is x_0. Trajectories run in batches. A batch stops after the last step that it records, so those
+    with equal steps run together.
     """
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     size = together(model, protocol)
@@ -180,9 +182,9 @@ def record(
 def own_trajectory(
     model: Network, kind: str, protocol: AnyProtocol, conditions: tuple[Tensor, ...], samples: Tensor
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) of the full-precision model, on its device.
+    """Yield (step, x_t) along the trajectories of the full-precision model, on its device, from the noisy end.
 
-    It starts from the calibration noise of these samples.
+    They start from the calibration noise of these samples.
     """
     family, seed, device = family_of(model.config), protocol.seed, device_of(model)
     shape = family.shape(model.config, protocol)
@@ -197,21 +199,25 @@ def own_trajectory(
 
 
 def calibration_noise(shape: tuple[int, ...], seed: int, samples: Tensor, step: int | None = None) -> Tensor:
-    """Start noise (N, *shape) of the calibration images with these numbers, or their noise in one ancestral step."""
+    """Noise (N, *shape) of the calibration samples with these numbers: their start noise, or that of a DDPM `step`."""
     extra = () if step is None else (1 + step,)
     return torch.stack([normal(shape, seed, Purpose.CALIBRATION_NOISE, int(i), *extra) for i in samples])
 
 
 def predictor(model: Network, conditions: tuple[Tensor, ...], protocol: AnyProtocol) -> Predictor:
-    """Function (x, timestep) → input of the sampler after guidance: noise and variance of images, velocity of clips."""
+    """Function (x, timestep) → what the sampler needs, after guidance.
+
+    For images this is noise and variance, for clips the velocity.
+    """
     return family_of(model.config).predictor(model, conditions, protocol)
 
 
 @dataclass(frozen=True)
 class CalibrateJob:
-    """Inputs of the step weights → calibration set: `samples` of a kind, computed on `device` (`cpu` or `cuda:N`).
+    """Inputs of a step that records a calibration set from weights:
 
-    A video model uses the prompts of `text` in turn, or prompts evenly spaced over a file of `embeddings`.
+    `samples` of a kind, on `device` (`cpu` or `cuda:N`). A video model uses the prompts of `text` one after the other,
+    or prompts evenly spaced over a file of `embeddings`.
     """
 
     weights: Path
@@ -225,7 +231,7 @@ class CalibrateJob:
 
 
 def calibrate_weights_file(job: CalibrateJob) -> None:
-    """Run a job: record the calibration set and write it."""
+    """Run the job: record the calibration set and write it to its file."""
     model = load_model(job.weights)
     family, text = family_of(model.config), job.text
     if job.embeddings is not None:

@@ -39,10 +39,10 @@ def schedule_of(protocol: Sampled) -> Tensor:
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Inputs of the model: x (N, C, …) float32, timestep (N,) of the schedule, and further forward arguments.
+    """Recorded inputs of a model: x (N, C, …) float32, timestep (N,) of the schedule, and further forward arguments.
 
     These `conditions` are (label (N,) int64) for an image model, (text (N, L, text_width), mask (N, L)) for a video
-    model. `unconditional` (N,) is true at unconditional copies. `protocol` is that of the trajectories.
+    model. `unconditional` (N,) is true for samples of the unconditional branch. `protocol` is that of the trajectories.
     `weights_sha256` identifies the weights; None if it is not known.
     """
 
@@ -59,14 +59,14 @@ class CalibrationSet:
 
     @property
     def label(self) -> Tensor:
-        """Labels (N,) of a set of images; Unsupported for videos."""
+        """Labels (N,) of a set of images; raises Unsupported for a set of clips."""
         if len(self.conditions) != 1:
             raise Unsupported("calibration data of a video model has prompts instead of class labels")
         return self.conditions[0]
 
     @property
     def schedule(self) -> Tensor:
-        """Timesteps of the protocol."""
+        """Timesteps of the protocol as the model sees them; index 0 is the least noisy."""
         return schedule_of(self.protocol).to(self.timestep.device)
 
     @property
@@ -75,7 +75,7 @@ class CalibrationSet:
         return tuple(torch.tensor(value) for value in self.protocol.constants)
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, ...]]:
-        """Forward arguments in consecutive batches; the last may be smaller."""
+        """Yield the forward arguments of `size` consecutive samples at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             rows = slice(start, start + size)
             yield (
@@ -86,7 +86,7 @@ class CalibrationSet:
             )
 
     def take(self, rows: Tensor) -> "CalibrationSet":
-        """The samples with these indices, or the samples at which a boolean mask is true."""
+        """The set of only those samples that have these indices, or at which a boolean mask is true."""
         return replace(
             self,
             x=self.x[rows],
@@ -96,11 +96,11 @@ class CalibrationSet:
         )
 
     def split(self, size: int) -> "Iterator[CalibrationSet]":
-        """Consecutive parts of `size` samples; the last may be smaller."""
+        """Split the set into sets of `size` consecutive samples; the last set may be smaller."""
         return (self.take(rows) for rows in torch.arange(len(self), device=self.timestep.device).split(size))
 
     def to(self, device: torch.device) -> "CalibrationSet":
-        """The set with its tensors on a device."""
+        """The set with its tensors moved to a device."""
         return replace(
             self,
             x=self.x.to(device),
@@ -110,15 +110,15 @@ class CalibrationSet:
         )
 
     def at_step(self, step: int) -> "CalibrationSet":
-        """The samples of one step of the protocol's schedule (0 = least noisy)."""
+        """The set of only those samples that were recorded at this step of the schedule (0 = least noisy)."""
         return self.take(self.timestep == self.schedule[step])
 
     def spread(self, steps: int, per_step: int) -> "CalibrationSet":
-        """The first `per_step` samples at each of `steps` evenly spaced steps of a `per-step` set.
+        """From a `per-step` set, the first `per_step` samples at each of `steps` evenly spaced steps.
 
         The steps are 0, k, 2k, … in the order of sampling, with k = all steps // `steps` (PTQ4DiT, Q-Diffusion). A
-        schedule with fewer steps gives more samples at each step, so that the total stays the same. In a guided set
-        these are whole pairs. If there are too few samples, all are taken.
+        schedule with fewer steps gives more samples at each step, so that the total stays the same. In a guided set, a
+        sample and its unconditional copy stay together. If there are too few samples, all are taken.
         """
         number = self.protocol.steps
         stride = max(1, number // steps)
@@ -131,16 +131,16 @@ class CalibrationSet:
         return self.take(torch.cat(parts))
 
     def scattered(self, count: int) -> "CalibrationSet":
-        """`count` samples, evenly spaced over the set; all samples of a smaller set."""
+        """`count` samples, evenly spaced over the set; the whole set if it has fewer."""
         return self.take(torch.linspace(0, len(self) - 1, min(count, len(self))).round().long())
 
     def conditional(self) -> "CalibrationSet":
-        """The set without its unconditional copies."""
+        """The set without the samples of the unconditional branch."""
         return self.take(~self.unconditional)
 
 
 def with_unconditional(data: CalibrationSet, null: Sequence[Tensor]) -> CalibrationSet:
-    """The set in which each sample is followed by its copy with the conditions `null`."""
+    """The set with a copy after each sample, whose conditions are replaced by `null` (no label or no text)."""
     pairs = zip(data.conditions, null, strict=True)
     return replace(
         data,
@@ -186,7 +186,7 @@ def load_calibration_of(path: Path, config: NetworkConfig, weights: Path) -> Cal
 
 
 def require_made_with(loaded: CalibrationSet, path: Path, weights: Path) -> None:
-    """DataError unless a calibration set was made with these weights."""
+    """Raise DataError unless the calibration set `loaded` was made with the weights of this file."""
     digest = weights_sha256(weights)
     if loaded.weights_sha256 != digest:
         made_with = f"{loaded.weights_sha256[:12]}…" if loaded.weights_sha256 else "weights that it does not name"
@@ -196,7 +196,7 @@ def require_made_with(loaded: CalibrationSet, path: Path, weights: Path) -> None
 
 
 def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
-    """ConfigError unless a calibration file agrees with every stated fact of a protocol. None is not checked."""
+    """Raise ConfigError unless a calibration file has the stated protocol values. A value None is not checked."""
     try:
         with safe_open(path, framework="np") as data:
             metadata = json.loads((data.metadata() or {}).get(METADATA_KEY, "null"))
@@ -207,14 +207,14 @@ def require_sampled_so(path: Path, stated: Mapping[str, Any]) -> None:
 
 
 def recorded_protocol(metadata: Mapping[str, Any]) -> Sampled:
-    """The protocol in the metadata of a calibration file of any family."""
+    """The protocol in the metadata of a calibration file, for images, clips or a diffusers transformer."""
     if metadata.get("family") == PipelineProtocol.family:
         return PipelineProtocol(**metadata["protocol"])
     return PROTOCOLS["stdit3" if "fps" in metadata["protocol"] else "dit"](**metadata["protocol"])
 
 
 def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) -> AnyProtocol:
-    """The protocol of the trajectories, as the file states it."""
+    """Make the protocol of the trajectories from a calibration file's metadata; DataError if it is not valid."""
     try:
         return cast("AnyProtocol", family.protocol(**metadata["protocol"]))
     except (KeyError, TypeError):
@@ -222,7 +222,10 @@ def stored_protocol(path: Path, metadata: Mapping[str, Any], family: AnyFamily) 
 
 
 def check_dtypes(path: Path, tensors: Mapping[str, Tensor], types: Mapping[str, tuple[torch.dtype, ...]]) -> None:
-    """Raise DataError for a tensor with a type that the model does not take. A name without listed types is float32."""
+    """Raise DataError for a tensor whose type is not among its allowed `types`.
+
+    Names without a list must be float32.
+    """
     for name, tensor in tensors.items():
         if tensor.dtype not in (allowed := types.get(name, (torch.float32,))):
             listed = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
@@ -231,7 +234,7 @@ def check_dtypes(path: Path, tensors: Mapping[str, Tensor], types: Mapping[str, 
 
 
 def check_shapes(path: Path, tensors: Mapping[str, Tensor], expected: tuple[int, ...]) -> None:
-    """Raise DataError unless x is (N, *expected) with N ≥ 1 and all tensors have as many rows."""
+    """Raise DataError unless x is (N, *expected) with N ≥ 1 and all other tensors have N rows too."""
     x = tensors["x"]
     if len(x) == 0 or tuple(x.shape[1:]) != expected or len({len(tensor) for tensor in tensors.values()}) > 1:
         others = ", ".join(name for name in tensors if name != "x")

@@ -30,7 +30,7 @@ from qdit.sampling.precision import CPU, backend_on, kind_of_backend
 
 @dataclass(frozen=True)
 class Mode:
-    """How a quantized model computes: the mode's name, its preparation of a loaded model, and its kernel backend.
+    """How a quantized model computes: the mode's name, how a loaded model is prepared, and which kernels compute.
 
     `identity` holds further values that the samples of this mode depend on.
     """
@@ -41,7 +41,10 @@ class Mode:
     identity: Mapping[str, str] = field(default_factory=dict)
 
     def on(self, device: torch.device) -> dict[str, str]:
-        """Entry of the mode in a run's key. It is the same on all GPUs."""
+        """The mode's part of a run's origin: its name and the kind of kernels on this device.
+
+        It is the same on all GPUs.
+        """
         return {"name": self.name, "backend": kind_of_backend(device, self.backend), **self.identity}
 
 
@@ -51,9 +54,10 @@ SIMULATE = Mode("simulate", prepare_inference, backend)
 
 @dataclass(frozen=True)
 class Shard:
-    """The part of a run of `count` samples in chunks that one job computes: its number, and the name of a sample.
+    """The chunks of a run that one job computes. `count` is the number of samples of the whole run.
 
-    Raises ConfigError for counts below one or a shard beyond the last.
+    `chunk` is the number of samples in a chunk, `number` the number of this shard, and `what` the word for samples in
+    messages. Raises ConfigError for counts below one or a shard beyond the last.
     """
 
     count: int
@@ -76,37 +80,37 @@ class Shard:
 
     @property
     def chunks(self) -> range:
-        """Numbers of its chunks."""
+        """Numbers of the chunks in this shard."""
         first = self.number * self.chunks_per_shard
         return range(first, min(first + self.chunks_per_shard, -(-self.count // self.chunk)))
 
     @property
     def size(self) -> int:
-        """The number of its samples."""
+        """Number of samples in this shard."""
         return min(self.chunks.stop * self.chunk, self.count) - self.chunks.start * self.chunk
 
     def listing(self, origin: Mapping[str, Any]) -> dict[str, Any]:
-        """List of the shard without chunks: facts about the run."""
+        """The list of this shard before any chunk is in it: the run's origin, package versions, numbers of samples."""
         size = {"images": self.count, "chunk": self.chunk}
         return {"key": origin_key(origin), "origin": dict(origin), "packages": packages(), **size, "chunks": []}
 
     def path(self, folder: Path) -> Path:
-        """The list of its chunks."""
+        """Path of the JSON file that lists the chunks of this shard."""
         return folder / f"shard-{self.number:03d}.json"
 
     def write(self, folder: Path, mode: Mode, listing: Mapping[str, Any], *, device: torch.device = CPU) -> Path:
-        """Write the list of its chunks."""
+        """Write the list of this shard's chunks and return its path."""
         write_json(self.path(folder), {**listing, "mode": mode.name, "backend": backend_on(device, mode.backend)})
         return self.path(folder)
 
 
 def chunk_path(folder: Path, chunk: int) -> Path:
-    """File of one chunk."""
+    """Path of the file of one chunk."""
     return folder / f"{chunk:05d}.npz"
 
 
 def is_current(path: Path, key: str, count: int, columns: tuple[str, ...]) -> bool:
-    """Whether a chunk file is complete, has this key, and holds `count` samples in each column."""
+    """Whether a chunk file is complete, belongs to the run with this key, and holds `count` samples in each array."""
     if not path.exists():
         return False
     try:
@@ -123,10 +127,11 @@ def make_chunks(
     columns: tuple[str, ...],
     make: Callable[[range, int], Arrays],
 ) -> list[dict[str, str]]:
-    """Make the missing chunks of a shard. Return the list of all its chunks with their digests.
+    """Compute the missing chunks of a shard. Return the list of all its chunks with their digests.
 
-    `make(samples, count)` computes `samples` as one batch and returns the columns of the first `count`. `origin` is
-    everything that the samples depend on. Each chunk stores the origin and its digest, the key.
+    `make(samples, count)` computes `samples` as one batch and returns the arrays of the first `count`. `columns` are
+    the names of these arrays. `origin` is everything that the samples depend on. Each chunk stores the origin and its
+    digest, the key.
     """
     key, stored = origin_key(origin), np.array(json.dumps(origin, sort_keys=True))
     for number in tqdm(shard.chunks, desc=f"sampling shard {shard.number}", unit="chunk", mininterval=1):
@@ -140,9 +145,10 @@ def make_chunks(
 
 
 def copy_equal_samples(source: Path, folder: Path, shard: Shard, origin: Mapping[str, Any]) -> bool:
-    """Copy the chunks of a shard, and their features, from `source` if they have this origin. Return whether they have.
+    """Copy the chunks of a shard, and their features, from the folder `source` if its samples have this origin.
 
-    Replicates of a method that draws nothing have equal checkpoints, and so equal samples.
+    Return whether they were copied. Replicates of a method without random draws have equal checkpoints, and so equal
+    samples.
     """
     listing = shard.path(source)
     if not listing.is_file() or read_json(listing).get("key") != origin_key(origin):
@@ -156,9 +162,9 @@ def copy_equal_samples(source: Path, folder: Path, shard: Shard, origin: Mapping
 
 
 def handed_on(checkpoint: Path, write: Callable[[Failure], object]) -> bool:
-    """If quantizing failed and the checkpoint folder has the failure, call `write` with it.
+    """Whether quantizing failed and the checkpoint folder has the recorded failure.
 
-    Return whether it failed.
+    If so, call `write` with the failure.
     """
     failure = read_failure(checkpoint)
     if failure is None:

@@ -1,9 +1,8 @@
 """The family of clips: prompts, rectified flow with guidance, and decoding to uint8 by Open-Sora's VAE.
 
-Clip i shows its prompt. Its noise depends only on (root seed, i). Models of moving digits make pixels and read
-words. Full-size models make latents and read the tokens of a text encoder, which are computed once for all runs
-(`qdit.models.text_encoder`). The module holds everything that differs from images (`qdit.sampling.images`), and nothing
-else.
+Clip i shows its prompt. Its noise depends only on (root seed, i). Models of moving digits make pixels and read words.
+Full-size models make latents and read the tokens of a text encoder, which are computed once for all runs
+(`qdit.models.text_encoder`). The module holds all code that differs from images (`qdit.sampling.images`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,10 +35,10 @@ from qdit.sampling.words import WORDS_MODULE
 
 @dataclass(frozen=True)
 class ClipDecoder:
-    """Output of a model, float32 (N, C, T, H, W) on any device → uint8 clips (N, 3, frames, height, width) on the CPU.
+    """Function that turns outputs of a model, float32 (N, C, T, H, W), into uint8 clips (N, 3, frames, height, width).
 
-    With a VAE one clip is decoded at a time. It has `frames` frames, because latents do not show this number. DataError
-    if a clip is not finite.
+    The input may be on any device; the clips are on the CPU. With a VAE one clip is decoded at a time. It has `frames`
+    frames, because latents do not show this number. DataError if a clip is not finite.
     """
 
     vae: VideoVAE | None = None
@@ -53,7 +52,7 @@ class ClipDecoder:
         return torch.cat([self.decoded(self.vae, clip) for clip in latents.split(1)])
 
     def decoded(self, vae: VideoVAE, latents: Tensor) -> Tensor:
-        """One clip through the VAE."""
+        """Decode one clip's latents with the VAE to uint8."""
         with torch.inference_mode():
             pixels = vae.decode(latents.to(self.device, DTYPES[self.dtype]), self.frames).float().cpu()
         if not torch.isfinite(pixels).all():
@@ -64,7 +63,7 @@ class ClipDecoder:
         return to_uint8(pixels)
 
     def sample_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of one clip whose latents, or pixels, are (C, T, H, W)."""
+        """Bytes of one decoded clip, from the shape (C, T, H, W) of its latents or pixels."""
         size = shape[1], shape[2], shape[3]
         frames, rows, columns = size if self.vae is None else self.vae.config.pixel_size(self.frames, size)
         return 3 * frames * rows * columns
@@ -82,7 +81,7 @@ def video_decoder_name(vae: Path | None) -> str:
 def load_video_decoder(
     vae: Path | None, config: STDiT3Config, protocol: FlowProtocol, *, device: torch.device
 ) -> ClipDecoder:
-    """The decoder of a model's output under a protocol. `CLIP_PIXELS` without a VAE.
+    """Load the decoder for a model's output under a protocol. Without a VAE it is `CLIP_PIXELS`: the output is pixels.
 
     Raises CheckpointError for files that are no video VAE, and ConfigError for a VAE with latents of another kind or
     size.
@@ -103,23 +102,23 @@ def load_video_decoder(
 
 @dataclass(frozen=True)
 class Prompted:
-    """Prompts of clips by index, as tokens and masks. After the last prompt comes the first one again."""
+    """Prompts of the clips of a run, by index, as tokens and masks. After the last prompt comes the first one again."""
 
     prompts: Prompts
     texts: Texts
 
     def tensors(self, samples: range) -> tuple[Tensor, ...]:
-        """(text (N, L, text_width), mask (N, L))."""
+        """Text tokens (N, L, text_width) and masks (N, L) of the clips with these indices."""
         return self.texts([self.prompts[clip % len(self.prompts)][0] for clip in samples])
 
     def columns(self, samples: range) -> Arrays:
-        """Prompt and sample number of each clip (N,), as columns of a chunk file."""
+        """Prompt and number of each clip (N,), as arrays of a chunk file."""
         texts, numbers = zip(*(self.prompts[clip] for clip in samples), strict=True)
         return {"prompts": np.array(texts), "numbers": np.array(numbers)}
 
 
 def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
-    """Tokens and mask of `count` prompts (or all), evenly spaced, because a suite lists the prompts by dimension."""
+    """Tokens and masks of `count` prompts of a file (or all), evenly spaced: a suite lists its prompts by dimension."""
     prompt_indices = (
         np.linspace(0, len(embeddings.prompts) - 1, min(count, len(embeddings.prompts))).round().astype(int)
     )
@@ -127,7 +126,7 @@ def spread_prompts(embeddings: TextEmbeddings, count: int) -> Text:
 
 
 class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
-    """STDiT3: prompts, velocity predicted, latents or pixels of clips."""
+    """The family of STDiT3: it reads prompts, predicts velocities, and makes latents or pixels of clips."""
 
     name: ClassVar[str] = "stdit3"
     unit: ClassVar[str] = "clips"
@@ -144,28 +143,28 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return config.in_channels, *clip_size(config, protocol)
 
     def tokens(self, model: STDiT3, protocol: FlowProtocol) -> int:
-        """Number of patches of a clip."""
+        """Number of patches (tokens) of one clip."""
         return prod(model.grid(torch.Size(self.shape(model.config, protocol)[1:])))
 
     def conditions(self, config: STDiT3Config, protocol: FlowProtocol, source: Source) -> Prompted:
-        """The texts of the run's prompts. The model must know all of them."""
+        """The run's prompts as text inputs. The model must know all words of them, or the embeddings must hold them."""
         if not source.prompts:
             raise ConfigError(f"{source.owner}: holds a video model (STDiT3), found no prompts; name a suite of them")
         check_sources(source.owner, config, text=source.embeddings, vae=source.vae)
         return Prompted(source.prompts, load_texts(source.embeddings, config, [text for text, _ in source.prompts]))
 
     def decoder_name(self, vae: Path | None) -> str:
-        """`none`, or OpenSoraVAE and a digest."""
+        """Name of a decoder in a protocol: `none`, or OpenSoraVAE and the digest of its files."""
         return video_decoder_name(vae)
 
     def decoder(
         self, vae: Path | None, config: STDiT3Config, protocol: FlowProtocol, *, device: torch.device
     ) -> ClipDecoder:
-        """The decoder of the data's latents."""
+        """Load the decoder that turns the model's output into clips."""
         return load_video_decoder(vae, config, protocol, device=device)
 
     def predictor(self, model: STDiT3, conditions: tuple[Tensor, ...], protocol: FlowProtocol) -> Predictor:
-        """The network as a function that gives the guided velocity."""
+        """Function (x, timestep) → the network's velocity after guidance."""
         return guided_velocity(model, conditions[0], conditions[1], protocol)
 
     def trajectory(
@@ -177,13 +176,13 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         step_noise: StepNoise | None = None,
         correction: Correction | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Euler steps; no step adds noise."""
+        """Yield (step, x_t) along the Euler steps of the rectified flow, and last (−1, data). No step adds noise."""
         return flow_trajectory(predict, noise, protocol.timesteps, correction=correction)
 
     def calibration_conditions(
         self, config: STDiT3Config, protocol: FlowProtocol, samples: int, text: Text | None
     ) -> tuple[Tensor, ...]:
-        """Conditions for calibration: the given prompts, one after the other.
+        """Text inputs of `samples` calibration trajectories: the given prompts, one after the other.
 
         After the last prompt they begin again.
         """
@@ -198,17 +197,17 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return text[0][rows], text[1][rows].bool()
 
     def null_conditions(self, model: STDiT3, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Conditions of the unconditional branch: the tokens for no text, with the prompts' own masks."""
+        """Conditions of the unconditional branch: the model's tokens for no text, with the masks of the prompts."""
         return model.null_text(*conditions[0].shape[:2]).detach().cpu(), conditions[1]
 
     def embedded_text(self, config: STDiT3Config, embeddings: Path, count: int) -> Text | None:
-        """Texts from a file of embeddings."""
+        """Texts of `count` prompts, evenly spaced over a file of embeddings."""
         return spread_prompts(load_embeddings(embeddings, width=config.text_width, most=config.text_tokens), count)
 
     def stored_conditions(
         self, path: Path, tensors: Mapping[str, Tensor], config: STDiT3Config
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Texts, masks and marks of unconditional copies from a calibration file."""
+        """Texts and masks in a calibration file, and which samples are unconditional copies."""
         timestep, text, mask = (tensors[name] for name in ("timestep", "text", "mask"))
         require_finite(f"{path}: text", text)
         if text.shape[2:] != (config.text_width,) or mask.shape != text.shape[:2] or not mask.any(dim=1).all():
@@ -221,5 +220,5 @@ class ClipFamily(Family[STDiT3, STDiT3Config, FlowProtocol]):
         return (text, mask.bool()), tensors["unconditional"].bool()
 
     def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
-        """Tensors for a calibration file: texts, masks and marks of unconditional copies."""
+        """Tensors that a calibration file stores: texts, masks, and which samples are unconditional copies."""
         return *conditions, unconditional

@@ -1,4 +1,4 @@
-"""Finds the family of a network, of a configuration, or of a name in a file."""
+"""Lookup of a family (images or clips) by a network, by its configuration, or by the family's name in a file."""
 
 from qdit.models.network import NetworkConfig, config_class
 from qdit.models.network import family_of as name_of
@@ -11,11 +11,11 @@ FAMILIES: dict[str, AnyFamily] = {family.name: family for family in (IMAGES, CLI
 
 
 def family_of(config: NetworkConfig) -> AnyFamily:
-    """The family of a network, by its configuration."""
+    """The family to which a network with this configuration belongs."""
     return FAMILIES[name_of(config)]
 
 
 def family_named(name: object) -> AnyFamily:
-    """The family with this name from a file. ConfigError with a suggestion for an unknown name."""
+    """The family of this name, as a file gives it. ConfigError with a suggestion for an unknown name."""
     config_class(name)
     return FAMILIES[str(name)]

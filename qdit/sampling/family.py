@@ -1,7 +1,7 @@
-"""A family of models as one object: it holds everything that differs between images and clips.
+"""The interface of a family of models. The family holds everything that differs between images and clips.
 
 Chunks, sampling, calibration and scoring call a family. None of them needs to know which one it is. The two families
-are in `qdit.sampling.images` and `qdit.sampling.clips`. `qdit.sampling.families` chooses one.
+are in `qdit.sampling.images` and `qdit.sampling.clips`. `qdit.sampling.families` chooses one of them.
 """
 
 from abc import ABC, abstractmethod
@@ -34,30 +34,33 @@ P = TypeVar("P", bound=Sampled)
 
 
 class Conditions(Interface):
-    """Conditions of the samples of a run (labels or prompts), by sample index."""
+    """The conditions (labels or prompts) of all samples of a run, by sample index."""
 
     def tensors(self, samples: range) -> tuple[Tensor, ...]:
-        """Condition arguments of the forward pass, one row per sample. After the last condition they begin again."""
+        """Condition arguments of the forward pass for these samples, one row each.
+
+        After the last prompt the first follows.
+        """
         ...
 
     def columns(self, samples: range) -> Arrays:
-        """The conditions as a chunk file holds them."""
+        """The conditions of these samples as arrays of a chunk file."""
         ...
 
 
 class Decoding(Interface):
-    """Decoder: output of a model → uint8 samples on the CPU."""
+    """Interface of a decoder: a function from outputs of the model to uint8 samples on the CPU."""
 
     def __call__(self, latents: Tensor) -> Tensor: ...
 
     def sample_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of one sample whose latents, or pixels, have this shape."""
+        """Bytes of one decoded sample, from the shape of its latents or pixels."""
         ...
 
 
 @dataclass(frozen=True)
 class Source:
-    """Sources of the conditions and of the decoder of a run: prompts, text embeddings and VAE, if there are any.
+    """Files from which a run's conditions and decoder come: prompts, text embeddings and VAE, if there are any.
 
     `owner` names the checkpoint or weights in errors.
     """
@@ -69,7 +72,7 @@ class Source:
 
 
 class Family(ABC, Generic[N, C, P]):
-    """A family of networks N with configurations C, sampled by protocols P."""
+    """A family of networks (type N) with configurations (type C), sampled by protocols (type P)."""
 
     name: ClassVar[str]
     """As files say it: dit or stdit3."""
@@ -90,7 +93,7 @@ class Family(ABC, Generic[N, C, P]):
     protocol: type[P]
 
     def require(self, protocol: Sampled) -> P:
-        """Check that a protocol belongs to this family and return it. ConfigError for another protocol."""
+        """Return a protocol of this family unchanged. ConfigError for a protocol of another family."""
         if not isinstance(protocol, self.protocol):
             raise ConfigError(
                 f"{self.model_is} model ({self.name}) cannot follow a {type(protocol).__name__}; give a"
@@ -100,15 +103,15 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def shape(self, config: C, protocol: P) -> tuple[int, ...]:
-        """Shape of the network's output for one sample."""
+        """Shape of one sample's latents or pixels."""
 
     @abstractmethod
     def tokens(self, model: N, protocol: P) -> int:
-        """Tokens of one sample."""
+        """Number of tokens of one sample."""
 
     @abstractmethod
     def conditions(self, config: C, protocol: P, source: Source) -> Conditions:
-        """Conditions of a run's samples. ConfigError or DataError for sources that do not fit the model."""
+        """Conditions of a run's samples. ConfigError or DataError if the sources do not fit the model."""
 
     @abstractmethod
     def decoder_name(self, vae: Path | None) -> str:
@@ -116,14 +119,14 @@ class Family(ABC, Generic[N, C, P]):
 
     @abstractmethod
     def decoder(self, vae: Path | None, config: C, protocol: P, *, device: torch.device) -> Decoding:
-        """The decoder of a model's output. Without a VAE the output is pixels already.
+        """Load the decoder of a model's output. Without a VAE the output is pixels already.
 
         Raises CheckpointError for files that are no VAE of this family, and ConfigError for a VAE with other latents.
         """
 
     @abstractmethod
     def predictor(self, model: N, conditions: tuple[Tensor, ...], protocol: P) -> Predictor:
-        """The network as the function that the sampler calls; its output includes guidance."""
+        """The network as the function (x, timestep) that the sampler calls. Its result includes guidance."""
 
     @abstractmethod
     def trajectory(
@@ -135,15 +138,15 @@ class Family(ABC, Generic[N, C, P]):
         step_noise: StepNoise | None = None,
         correction: Correction | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Yield (step, x_t) from the noisy end down to step 0, then (−1, data)."""
+        """Sample from the start noise: yield (step, x_t) from the noisy end down to step 0, then (−1, data)."""
 
     @abstractmethod
     def calibration_conditions(self, config: C, protocol: P, samples: int, text: Text | None) -> tuple[Tensor, ...]:
-        """Conditions of `samples` calibration trajectories."""
+        """Labels or texts for `samples` calibration trajectories."""
 
     @abstractmethod
     def null_conditions(self, model: N, conditions: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Conditions of the unconditional branch, one for each given condition."""
+        """Conditions of the unconditional branch (no label or no text), as many as the given conditions."""
 
     @abstractmethod
     def embedded_text(self, config: C, embeddings: Path, count: int) -> Text | None:
@@ -153,7 +156,7 @@ class Family(ABC, Generic[N, C, P]):
     def stored_conditions(
         self, path: Path, tensors: Mapping[str, Tensor], config: C
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Conditions and marks of unconditional copies (N,) from a calibration file.
+        """The conditions in a calibration file, and which samples (N,) are unconditional copies.
 
         DataError if they do not fit the model.
         """

@@ -1,4 +1,4 @@
-"""The protocol of clip sampling: clip size, timesteps and guidance of a rectified flow. No torch."""
+"""The protocol of clip sampling: clip size, timesteps and guidance of a rectified flow. It loads no torch."""
 
 import math
 from dataclasses import dataclass
@@ -18,9 +18,10 @@ CHUNK_FRAMES, CHUNK_LATENTS, FRAMES_PER_LATENT = 17, 5, 4
 
 
 def timestep_shift(frames: int, height: int, width: int) -> float:
-    """r = √(h w / 512²) · √T. T is the number of latent frames in whole chunks of the clip (1 for an image).
+    """Shift of the timesteps for this clip size: r = √(h w / 512²) · √T, as in Open-Sora 1.2.
 
-    Raises ConfigError for a clip shorter than one chunk, because its r would be 0.
+    T is the number of latent frames in whole chunks of the clip (1 for an image). Raises ConfigError for a clip shorter
+    than one chunk, because its r would be 0.
     """
     latents = 1 if frames == 1 else frames // CHUNK_FRAMES * CHUNK_LATENTS
     if latents == 0:
@@ -31,7 +32,10 @@ def timestep_shift(frames: int, height: int, width: int) -> float:
 
 
 def flow_timesteps(steps: int, shift: float) -> np.ndarray:
-    """(steps,) float64 timesteps 1000 r u / (1 + (r − 1) u) of u = 1/steps … 1: index 0 is the least noisy."""
+    """Timesteps (steps,) 1000 r u / (1 + (r − 1) u) in float64, for u = 1/steps … 1 and r = shift.
+
+    Index 0 is the least noisy.
+    """
     even = np.arange(1, steps + 1) / steps
     shifted: np.ndarray = TRAINING_STEPS * shift * even / (1 + (shift - 1) * even)
     return shifted
@@ -76,13 +80,13 @@ class FlowProtocol(Sampled):
 
     @property
     def timesteps(self) -> np.ndarray:
-        """(steps,) float64, index 0 is the least noisy."""
+        """Timesteps (steps,) in float64, as the sampler uses them; index 0 is the least noisy."""
         shift = timestep_shift(self.frames, self.height, self.width) if self.shift is None else self.shift
         return flow_timesteps(self.steps, shift)
 
     @property
     def schedule(self) -> np.ndarray:
-        """(steps,) float32 timesteps as the model sees them, on 0…1000; index 0 is the least noisy."""
+        """Timesteps (steps,) in float32, as the model sees them, on 0…1000; index 0 is the least noisy."""
         return self.timesteps.astype(np.float32)
 
     @property
@@ -92,7 +96,10 @@ class FlowProtocol(Sampled):
 
 
 def clip_size(config: STDiT3Config, protocol: FlowProtocol) -> tuple[int, int, int]:
-    """(T, H, W) of a model's output: the clip itself if a cell is a pixel, else the latents of Open-Sora's VAE."""
+    """Size (T, H, W) of a model's output.
+
+    For a model of pixels it is the size of the clip, else that of the latents of Open-Sora's VAE.
+    """
     rows, columns = protocol.height // config.pixels_per_cell, protocol.width // config.pixels_per_cell
     if config.pixels_per_cell == 1:
         return protocol.frames, rows, columns

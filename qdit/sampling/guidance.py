@@ -15,11 +15,12 @@ GUIDED_CHANNELS = 3
 
 
 def denoiser(model: DiT, labels: Tensor, cfg_scale: float, *, dtype: str = "float32") -> Denoiser:
-    """Denoiser for images of the given labels (N,), guided if cfg_scale > 1. The network is evaluated in `dtype`.
+    """Function (x, timestep) → predicted noise and variance for images of the labels (N,), guided if cfg_scale > 1.
 
-    The guided form is ε = ε_u + cfg_scale (ε_c − ε_u) in the guided channels. Channel 3 of four and the variance come
-    from the conditional branch. The two branches run one after the other. DiT's program stacks them in one batch. The
-    results are the same, and half as many rows fit better into a CPU's cache.
+    The network is evaluated in `dtype`. With guidance the noise is ε = ε_u + cfg_scale (ε_c − ε_u) in the guided
+    channels, where ε_c is that with labels and ε_u that without. Channel 3 of four and the variance come from the
+    branch with labels. The two branches run one after the other. DiT's program stacks them in one batch. The results
+    are the same, and half as many rows fit better into a CPU's cache.
     """
     predict = in_dtype(model, dtype)
     if cfg_scale <= 1.0:

@@ -1,6 +1,6 @@
 """The family of images: labels, DDIM or DDPM with guidance, and decoding to uint8. A VAE decodes latents.
 
-The module holds everything that differs from clips (`qdit.sampling.clips`), and nothing else.
+The module holds all code that differs from clips (`qdit.sampling.clips`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,11 +31,11 @@ BATCH = 4
 
 @dataclass(frozen=True)
 class Decoder:
-    """x_0 float32 (N, C, L, L) on any device → uint8 images on the CPU. Without a VAE x_0 is pixels already.
+    """Function that turns x_0, float32 (N, C, L, L) on any device, into uint8 images on the CPU.
 
-    With a VAE, height and width of an image are a multiple of the latent's (8 times for Stable Diffusion's VAE), and
-    images are RGB. `BATCH` images are decoded at a time. They are rounded as in DiT's sampling script. Raises DataError
-    if a decoded image is not finite.
+    Without a VAE x_0 is pixels already. With a VAE, height and width of an image are a multiple of the latent's (8
+    times for Stable Diffusion's VAE), and images are RGB. `BATCH` images are decoded at a time. They are rounded as in
+    DiT's sampling script. Raises DataError if a decoded image is not finite.
     """
 
     vae: ImageVAE | None = None
@@ -46,12 +46,12 @@ class Decoder:
         return torch.cat([to_uint8(batch) for batch in self.pixels(latents)])
 
     def sample_bytes(self, shape: tuple[int, ...]) -> int:
-        """Bytes of one image whose x_0 has the shape (C, L, L)."""
+        """Bytes of one decoded image, from the shape (C, L, L) of its x_0."""
         channels, factor = (shape[0], 1) if self.vae is None else (3, self.vae.factor)
         return channels * (factor * shape[1]) ** 2
 
     def pixels(self, x0: Tensor) -> Iterator[Tensor]:
-        """Images float32 on the CPU, a few at a time."""
+        """Decode x_0 to float32 images on the CPU, a few at a time."""
         if self.vae is None:
             yield x0.float().cpu()
             return
@@ -71,7 +71,7 @@ PIXELS = Decoder()
 
 
 def load_decoder(vae: Path | None, config: DiTConfig, *, dtype: str, device: torch.device) -> Decoder:
-    """The decoder of a model's x_0. `PIXELS` without a VAE.
+    """Load the decoder for a model's x_0. Without a VAE it is `PIXELS`: x_0 is pixels already.
 
     Raises CheckpointError for files that are no VAE of DiT, and ConfigError for a VAE with latents of another kind.
     """
@@ -88,23 +88,23 @@ def load_decoder(vae: Path | None, config: DiTConfig, *, dtype: str, device: tor
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of images by index: independent and uniform, as in DiT's sampling script, or balanced."""
+    """Labels of a run's images by index: independent and uniform, as in DiT's sampling script, or balanced."""
 
     classes: int
     seed: int
     rule: LabelRule = "random"
 
     def tensors(self, samples: range) -> tuple[Tensor, ...]:
-        """(labels (N,),)."""
+        """Labels (N,) of the images with these indices, as the only condition of the forward pass."""
         return (labels(self.classes, self.seed, samples, self.rule),)
 
     def columns(self, samples: range) -> Arrays:
-        """labels int64 (N,)."""
+        """Labels (N,) int64 of the images with these indices, as an array of a chunk file."""
         return {"labels": self.tensors(samples)[0].numpy()}
 
 
 class ImageFamily(Family[DiT, DiTConfig, Protocol]):
-    """DiT: class labels, noise and variance predicted, square latents or pixels."""
+    """The family of DiT: it reads class labels, predicts noise and variance, and makes square latents or pixels."""
 
     name: ClassVar[str] = "dit"
     unit: ClassVar[str] = "images"
@@ -120,7 +120,7 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         return config.in_channels, config.input_size, config.input_size
 
     def tokens(self, model: DiT, protocol: Protocol) -> int:
-        """Number of patches of an image."""
+        """Number of patches (tokens) of one image."""
         return model.config.tokens
 
     def conditions(self, config: DiTConfig, protocol: Protocol, source: Source) -> Labels:
@@ -133,15 +133,15 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         return Labels(config.num_classes, protocol.seed, protocol.labels)
 
     def decoder_name(self, vae: Path | None) -> str:
-        """Name of the decoder in a protocol: `none`, or AutoencoderKL and a digest."""
+        """Name of a decoder in a protocol: `none`, or AutoencoderKL and the digest of its files."""
         return decoder_name(vae)
 
     def decoder(self, vae: Path | None, config: DiTConfig, protocol: Protocol, *, device: torch.device) -> Decoder:
-        """The decoder of x_0."""
+        """Load the decoder that turns x_0 into images."""
         return load_decoder(vae, config, dtype=protocol.dtype, device=device)
 
     def predictor(self, model: DiT, conditions: tuple[Tensor, ...], protocol: Protocol) -> Predictor:
-        """The network as a function that gives guided noise, and variance."""
+        """Function (x, timestep) → the network's predicted noise (after guidance) and variance."""
         return denoiser(model, conditions[0], protocol.cfg_scale, dtype=protocol.dtype)
 
     def trajectory(
@@ -153,13 +153,13 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
         step_noise: StepNoise | None = None,
         correction: Correction | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Trajectory of DDPM if there is `step_noise`, of DDIM otherwise."""
+        """Yield (step, x_t), and last (−1, x_0): by DDPM if `step_noise` is given, else by DDIM."""
         return trajectory(predict, noise, respaced(protocol.steps), step_noise=step_noise, correction=correction)
 
     def calibration_conditions(
         self, config: DiTConfig, protocol: Protocol, samples: int, text: Text | None
     ) -> tuple[Tensor, ...]:
-        """Conditions for calibration: random labels."""
+        """Random labels for `samples` calibration trajectories."""
         draw = generator(protocol.seed, Purpose.CALIBRATION_LABEL)
         return (torch.from_numpy(draw.integers(config.num_classes, size=samples)),)
 
@@ -174,12 +174,12 @@ class ImageFamily(Family[DiT, DiTConfig, Protocol]):
     def stored_conditions(
         self, path: Path, tensors: Mapping[str, Tensor], config: DiTConfig
     ) -> tuple[tuple[Tensor, ...], Tensor]:
-        """Labels of a calibration file; null labels are marked as unconditional."""
+        """The labels in a calibration file, and which samples have the null label (unconditional copies)."""
         timestep, label = tensors["timestep"], tensors["label"]
         if not ((0 <= timestep) & (timestep < 1000)).all() or not ((0 <= label) & (label <= config.null_class)).all():
             raise DataError(f"{path}: timesteps must lie in 0…999 and labels in 0…{config.null_class}; calibrate again")
         return (label,), label == config.null_class
 
     def kept_tensors(self, conditions: tuple[Tensor, ...], unconditional: Tensor) -> tuple[Tensor, ...]:
-        """Tensors for a calibration file: the labels."""
+        """Tensors that a calibration file stores: the labels."""
         return conditions

@@ -1,4 +1,4 @@
-"""Sampling in integer mode. It also measures how far integer latents differ from simulated ones of the same noise."""
+"""Sampling in integer mode. It also measures how much integer latents differ from simulated ones of the same noise."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -43,9 +43,9 @@ def sample_checkpoint(job: run.SampleJob) -> Path:
 
 
 def difference(job: run.SampleJob, samples: range) -> dict[str, float]:
-    """Largest and mean absolute difference of the final latents (or pixels, without a VAE) of these samples.
+    """Largest and mean absolute difference between integer and simulated latents of these samples.
 
-    Both modes compute on the device of the job, in the precision of its protocol.
+    Without a VAE the latents are pixels. Both modes compute on the device of the job, in the precision of its protocol.
     """
     device = torch_device(job.device)
 

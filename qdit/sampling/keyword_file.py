@@ -1,7 +1,7 @@
 """Files of keyword sets: the arguments of a transformer's forward pass for many samples, as safetensors and JSON.
 
-The tensors are in the safetensors file by their paths. The metadata hold the nesting as JSON, with the name of each
-tensor in its place. Nothing in a file is executed.
+An argument may nest tensors in lists and mappings. The safetensors file holds the tensors under their paths. Its
+metadata hold the nesting as JSON, with the name of each tensor in its place. Nothing in a file is executed.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ PLAIN = (bool, int, float, str, type(None))
 
 
 def save_keywords(path: Path, data: KeywordSet, facts: Mapping[str, Any] | None = None) -> None:
-    """Write a keyword set, with its protocol and other `facts` about its origin.
+    """Write a keyword set (arguments of a forward pass), with its protocol and other `facts` about its origin.
 
     Raises Unsupported for an argument that is not built of tensors, numbers, words, lists, tuples and mappings.
     """
@@ -38,7 +38,7 @@ def save_keywords(path: Path, data: KeywordSet, facts: Mapping[str, Any] | None 
 
 
 def load_keywords(path: Path) -> KeywordSet:
-    """Read a keyword set. Raises DataError for a file that is damaged, incomplete or of another family."""
+    """Read a keyword set from a file. Raises DataError for a file that is damaged, incomplete or of another family."""
     tensors, metadata = load_tensors(path, error=DataError)
     if not isinstance(metadata, dict) or metadata.get("family") != "diffusers" or MARKS not in tensors:
         raise DataError(f"{path}: not a calibration set of a transformer of diffusers; calibrate again")
@@ -62,14 +62,17 @@ def load_keywords(path: Path) -> KeywordSet:
 
 
 def load_keywords_of(path: Path, weights: Path) -> KeywordSet:
-    """Load a keyword set; DataError unless it was made with these weights."""
+    """Read a keyword set from a file; DataError unless it was made with the weights of the second file."""
     loaded = load_keywords(path)
     require_made_with(loaded, path, weights)
     return loaded
 
 
 def described(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The nesting of an argument as JSON. Its tensors are added to `tensors` by their paths."""
+    """The nesting of an argument as a JSON value, in which paths stand for tensors.
+
+    The function adds each tensor to `tensors` under its path.
+    """
     if isinstance(tree, Tensor):
         tensors[path] = tree.detach().contiguous().clone()
         return {TENSOR: path}
@@ -84,7 +87,7 @@ def described(tree: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def restored(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    """Inverse of `described`."""
+    """Build an argument from its nesting as JSON and its tensors (the inverse of `described`)."""
     ((kind, content),) = tree.items()
     if kind == TENSOR:
         return tensors[content]
@@ -99,6 +102,6 @@ def restored(tree: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
 
 
 def in_float32(tree: Any) -> Any:
-    """A tensor in half precision as float32; any other value as it is."""
+    """Convert a tensor in half precision to float32; any other value stays unchanged."""
     is_half = isinstance(tree, Tensor) and tree.dtype in (torch.float16, torch.bfloat16)
     return tree.float() if is_half else tree

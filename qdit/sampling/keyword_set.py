@@ -15,7 +15,7 @@ from qdit.sampling.pipeline_protocol import PipelineProtocol
 
 @dataclass(frozen=True)
 class KeywordSet(CalibrationSet):
-    """Inputs of a transformer of diffusers.
+    """Recorded inputs of a transformer of diffusers.
 
     `calls` holds the arguments of all samples; its `timestep` may have any type. The set's own `timestep` is float32
     and holds timesteps of the protocol. `x` is the main input (`hidden_states`), `conditions` is empty.
@@ -33,7 +33,7 @@ class KeywordSet(CalibrationSet):
         unconditional: Tensor | None = None,
         weights_sha256: str | None = None,
     ) -> "KeywordSet":
-        """The set of some calls. `unconditional` (N,) marks the samples of the unconditional branch."""
+        """Make a set of recorded calls. `unconditional` (N,) is true for samples of the unconditional branch."""
         marks = torch.zeros(len(calls), dtype=torch.bool) if unconditional is None else unconditional
         main = next(iter(calls.samples.values()))
         x = calls.samples.get("hidden_states", main)
@@ -41,7 +41,7 @@ class KeywordSet(CalibrationSet):
 
     @property
     def keywords(self) -> Keywords:
-        """The arguments of all samples."""
+        """The forward arguments of all samples."""
         assert self.calls is not None
         return self.calls
 
@@ -50,16 +50,16 @@ class KeywordSet(CalibrationSet):
 
     @property
     def label(self) -> Tensor:
-        """Unsupported: the conditions are not class labels."""
+        """Always raises Unsupported: the conditions of these samples are not class labels."""
         raise Unsupported("calibration data of a diffusers transformer have keyword arguments instead of class labels")
 
     def batches(self, size: int) -> Iterator[Any]:
-        """`Keywords` of consecutive samples; the last batch may be smaller."""
+        """Yield the forward arguments of `size` consecutive samples at a time; the last batch may be smaller."""
         for start in range(0, len(self), size):
             yield self.keywords.take(torch.arange(start, min(start + size, len(self))))
 
     def take(self, rows: Tensor) -> "KeywordSet":
-        """The samples with these indices, or the samples at which a boolean mask is true."""
+        """The set of only those samples that have these indices, or at which a boolean mask is true."""
         indices = rows.nonzero()[:, 0] if rows.dtype == torch.bool else rows
         return replace(
             self,
@@ -70,7 +70,7 @@ class KeywordSet(CalibrationSet):
         )
 
     def to(self, device: torch.device) -> "KeywordSet":
-        """The set with its tensors on a device."""
+        """The set with its tensors moved to a device."""
         return replace(
             self,
             x=self.x.to(device),

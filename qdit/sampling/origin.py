@@ -1,7 +1,7 @@
 """The origin of samples: protocol, checkpoint, mode and code. Sample files carry it. This module loads no torch.
 
 Every chunk file and every list of chunks holds an origin and its digest, the key of the run. Later steps read the
-origin there. A flag can only repeat it.
+origin there. A flag of a later command may repeat a value of the origin, but not change it.
 """
 
 import json
@@ -33,10 +33,10 @@ class Origin:
 
     family              name of the family of networks.
     protocol            every field of the protocol, the decoder's digest included.
-    shape               of what the network makes of one sample.
-    chunk               samples computed as one batch.
+    shape               shape of the latents or pixels of one sample.
+    chunk               number of samples computed as one batch.
     checkpoint_sha256   identity of the checkpoint.
-    model               of its record: method, bits, digest of the weights; None where it does not say.
+    model               facts about the checkpoint: method, bits, digest of the weights; None where it does not say.
     mode                name, kernel backend and further values that the mode depends on.
     code                digest of the code that samples.
     prompts             count and digest of the prompts; None for images of classes.
@@ -61,7 +61,10 @@ class Origin:
 
     @property
     def may_be_paired(self) -> bool:
-        """Whether the samples can be compared one by one: False for imported ones that state no protocol."""
+        """Whether the samples can be compared with full precision one by one.
+
+        It is False for imported samples that state no protocol.
+        """
         return not (self.is_imported and self.model.get(PAIRED) is False)
 
     @property
@@ -70,12 +73,15 @@ class Origin:
         return origin_key(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
+        """The origin as a dictionary for JSON."""
         return asdict(self) | {"shape": list(self.shape)}
 
     @classmethod
     def read(cls, stored: Any, key: str, *, where: Path) -> Self:
-        """The origin in a file. DataError if there is none, or if the key is not its digest."""
+        """Read the origin that a file holds.
+
+        DataError if it holds none, or if `key` is not the digest of the origin.
+        """
         if stored is None:
             raise DataError(f"{where}: does not say what its samples were made of (an older version made it); {AGAIN}")
         if not isinstance(stored, dict) or origin_key(stored) != key:
@@ -86,7 +92,10 @@ class Origin:
             raise DataError(f"{where}: does not say all that its samples were made of; {AGAIN}") from None
 
     def sampled_by(self, where: Path) -> AnyProtocol:
-        """The protocol as an object. DataError if this version does not know it."""
+        """Make the protocol object of this origin.
+
+        DataError if this version of the suite does not know the protocol.
+        """
         try:
             return PROTOCOLS[self.family](**self.protocol)
         except (KeyError, TypeError, ConfigError) as problem:
@@ -94,19 +103,19 @@ class Origin:
 
 
 def origin_key(origin: Mapping[str, Any]) -> str:
-    """Digest of an origin as JSON."""
+    """Digest of an origin that is given as a dictionary."""
     return sha256_json(json.loads(json.dumps(origin)))
 
 
 def flag_of(fact: str) -> str:
-    """Name of the flag for a fact of a protocol."""
+    """Name of the command-line flag for a field of a protocol."""
     return "--vae" if fact == "decoder" else f"--{fact.replace('_', '-')}"
 
 
 def require_repeated(
     where: Path, protocol: Mapping[str, Any], stated: Mapping[str, Any], *, again: str = AGAIN
 ) -> None:
-    """ConfigError unless every given fact equals that of a file; None means not given.
+    """Raise ConfigError unless every stated value equals the value in the file's protocol. None means not stated.
 
     `again` is the advice in the message: what to do if the file is not the wanted one.
     """
@@ -120,7 +129,7 @@ def require_repeated(
 
 
 def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | None:
-    """First fact in which two protocols differ, with both values; None if they are equal."""
+    """Text about the first field in which two protocols differ, with both values; None if they are equal."""
     for fact in sorted({*first, *second}):
         if first.get(fact) != second.get(fact):
             return f"{fact} {first.get(fact)} and {second.get(fact)}"
@@ -128,5 +137,5 @@ def difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str | Non
 
 
 def facts_of(protocol: Sampled) -> dict[str, Any]:
-    """All facts of a protocol, as a file holds them."""
+    """All fields of a protocol, as a file holds them."""
     return {"dtype": "float32", "decoder": NO_DECODER} | protocol.all_facts()

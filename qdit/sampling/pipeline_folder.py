@@ -1,4 +1,7 @@
-"""The step pipeline folder → calibration set: the pipeline is loaded from local safetensors, called, and recorded."""
+"""The step that records a calibration set from a pipeline folder: the pipeline is loaded, called, and recorded.
+
+Only local safetensors files are loaded.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +25,7 @@ LIBRARIES = ("diffusers", "transformers")
 
 @dataclass(frozen=True)
 class PipelineJob:
-    """Inputs of the step: a pipeline `folder` in diffusers' layout, prompts, and how the pipeline is called."""
+    """Inputs of the recording step: a pipeline `folder` in diffusers' layout, prompts, and arguments of the calls."""
 
     folder: Path
     out: Path
@@ -36,7 +39,10 @@ class PipelineJob:
 
 
 def calibrate_pipeline_folder(job: PipelineJob) -> None:
-    """Run a job: load the pipeline, record its calls, write the set. Text encoders and VAE are freed after use."""
+    """Run a job: load the pipeline, record the calls of its transformer, and write the calibration set.
+
+    Text encoders and VAE are freed after use.
+    """
     pipeline = load_pipeline(job.folder, job.dtype).to(torch_device(job.device))
     digest = weights_sha256(job.folder)
     data = record_pipeline(
@@ -60,10 +66,10 @@ def calibrate_pipeline_folder(job: PipelineJob) -> None:
 
 
 def load_pipeline(folder: Path, dtype: str, **components: Any) -> Any:
-    """The pipeline of a local folder, in `dtype`. `components` (a transformer) take the place of those in the folder.
+    """Load the pipeline of a local folder in the precision `dtype`.
 
-    Raises CheckpointError for a folder that names code of its own, or that diffusers cannot load. Only safetensors are
-    read, and nothing is downloaded.
+    `components` (such as a transformer) take the place of those in the folder. Raises CheckpointError for a folder that
+    names code of its own, or that diffusers cannot load. Only safetensors are read, and nothing is downloaded.
     """
     import diffusers
 
@@ -94,24 +100,24 @@ def require_known_classes(folder: Path) -> None:
 
 
 def rest_sha256(folder: Path) -> str:
-    """Digest of all files of a pipeline except those of its transformer: text encoders, VAE, scheduler."""
+    """Digest of all files in a pipeline folder except those of its transformer: text encoders, VAE, scheduler."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not is_hidden(path.relative_to(folder))]
     kept = [path for path in files if path.relative_to(folder).parts[0] != TRANSFORMER]
     return sha256_json({str(path.relative_to(folder)): sha256_file(path) for path in kept})
 
 
 def is_hidden(path: Path) -> bool:
-    """Whether a part of a path begins with a dot, as the notes of a download do."""
+    """Whether a name in a path begins with a dot, as files of a downloader do."""
     return any(part.startswith(".") for part in path.parts)
 
 
 def is_pipeline_folder(path: Path) -> bool:
-    """Whether a path is a pipeline's folder whose transformer is not a DiT of this suite."""
+    """Whether a path is a folder of a diffusers pipeline, whose transformer is not a DiT of this suite."""
     return (path / PIPELINE_FILE).is_file() and is_transformer_folder(model_folder(path))
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Prompts of a text file, one a line, without empty lines; ConfigError for a file without any."""
+    """Read the prompts of a text file, one in each line, without empty lines; ConfigError if there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as problem:

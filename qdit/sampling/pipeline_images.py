@@ -1,8 +1,8 @@
-"""The step checkpoint of a diffusers transformer → chunks of images, made by the whole pipeline from prompts.
+"""The step that makes chunks of images from the checkpoint of a diffusers transformer, by the whole pipeline.
 
 The pipeline's own transformer is replaced by that of the checkpoint. Image i has prompt i (after the last prompt they
-begin again) and a generator of its own, whose seed depends only on (root seed, i). So all methods see the same noise. A
-chunk is one call of the pipeline. Of a clip, evenly spaced frames are kept; they are consecutive images.
+begin again) and its own random generator, whose seed depends only on (root seed, i). So all methods see the same noise.
+A chunk is one call of the pipeline. Of a clip, evenly spaced frames are kept; they are consecutive images.
 """
 
 import inspect
@@ -41,7 +41,7 @@ SECOND = "transformer_2"
 
 @dataclass(frozen=True)
 class PipelineSampleJob:
-    """One shard of the images of a checkpoint, by the pipeline in `folder` and for these prompts.
+    """One shard of a checkpoint's images, made by the pipeline in `folder` from these prompts.
 
     `images` counts the images of the whole run; for clips these are the kept frames. The protocol's `pipeline` and
     `decoder` are read from the folder.
@@ -61,7 +61,10 @@ class PipelineSampleJob:
 
     @property
     def part(self) -> Shard:
-        """The shard. ConfigError for a chunk size that would divide the frames of a clip between two chunks."""
+        """The shard of this job.
+
+        ConfigError for a chunk size that would divide the frames of a clip between two chunks.
+        """
         per_clip = max(1, self.protocol.frames)
         if self.chunk % per_clip or self.images % per_clip:
             raise ConfigError(
@@ -72,7 +75,7 @@ class PipelineSampleJob:
 
 
 def sample_pipeline(job: PipelineSampleJob) -> Path:
-    """Sample one shard; return the list of its chunks.
+    """Sample one shard of images, write the list of its chunks, and return the path of the list.
 
     Recorded failures and existing chunks are treated as in `qdit.sampling.run.sample_checkpoint`. Raises
     CheckpointError for the checkpoint of another family, and Unsupported for a pipeline with two transformers.
@@ -93,7 +96,7 @@ def sample_pipeline(job: PipelineSampleJob) -> Path:
 
 
 def origin_of(job: PipelineSampleJob) -> Origin:
-    """Everything that the images of a job's run depend on."""
+    """The origin of the job's images: everything that they depend on."""
     stored = read_config(job.checkpoint)
     if stored["model"]["family"] != FAMILY:
         raise CheckpointError(
@@ -114,7 +117,7 @@ def origin_of(job: PipelineSampleJob) -> Origin:
 
 
 def protocol_of(job: PipelineSampleJob) -> PipelineImages:
-    """The job's protocol with the class and the digest of its pipeline."""
+    """The job's protocol, completed with the class of its pipeline and the digest of the pipeline's files."""
     index = read_json(job.folder / PIPELINE_FILE, error=CheckpointError)
     return replace(
         job.protocol, pipeline=str(index.get("_class_name")), decoder=f"pipeline sha256:{rest_sha256(job.folder)}"
@@ -122,7 +125,7 @@ def protocol_of(job: PipelineSampleJob) -> PipelineImages:
 
 
 def write_failed(job: PipelineSampleJob, failure: Failure) -> None:
-    """Write the list of a shard whose quantization failed."""
+    """Write the list of a shard that has no chunks because quantizing failed."""
     facts = {"family": FAMILY, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}
     job.part.write(job.out, SIMULATE, {**job.part.listing(origin), **failure.to_dict()})
@@ -157,7 +160,7 @@ def require_one_transformer(pipeline: Any, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Calls:
-    """Images of a run: each chunk is one call of the pipeline."""
+    """Object that makes the images of a run; each chunk is one call of the pipeline."""
 
     pipeline: Any
     prompts: Sequence[str]
@@ -173,7 +176,7 @@ class Calls:
         return {"images": images, "labels": np.full(count, -1, np.int64), "prompts": repeated}
 
     def pipeline_output(self, prompts: list[str], clips: range) -> np.ndarray:
-        """Output of the pipeline in [0, 1]: images (N, H, W, 3) or clips (N, T, H, W, 3)."""
+        """Call the pipeline once. Its output in [0, 1] is images (N, H, W, 3) or clips (N, T, H, W, 3)."""
         parameters = inspect.signature(type(self.pipeline).__call__).parameters
         values: dict[str, Any] = {
             "num_inference_steps": self.protocol.steps,
@@ -193,10 +196,10 @@ class Calls:
 
 
 def to_pixels(values: np.ndarray, frames: int) -> np.ndarray:
-    """uint8 images (N, 3, H, W) of images (N, H, W, 3), or (N · frames, 3, H, W) of clips (N, T, H, W, 3) in [0, 1].
+    """Convert images (N, H, W, 3) in [0, 1] to uint8 (N, 3, H, W), and clips (N, T, H, W, 3) to (N · frames, 3, H, W).
 
-    The frames are evenly spaced; a single one is the middle one. Values are rounded as diffusers does it. Diverged if
-    one is not finite, ConfigError for an output of another shape.
+    Of a clip, evenly spaced frames are taken; a single one is the middle one. Values are rounded as diffusers does it.
+    Raises Diverged if a value is not finite, and ConfigError for an output of another shape.
     """
     if values.ndim != (5 if frames else 4) or values.shape[-1] != 3:
         raise ConfigError(
@@ -215,7 +218,7 @@ def to_pixels(values: np.ndarray, frames: int) -> np.ndarray:
 
 
 def arguments_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a pipeline's call; ConfigError for an argument that is already in the protocol."""
+    """The further arguments of a pipeline's call; ConfigError for an argument that the protocol sets already."""
     for name in ("prompt", "num_inference_steps", "guidance_scale", "generator", "output_type"):
         if name in values:
             raise ConfigError(f"--arguments: {name} is decided by another flag; leave it out")

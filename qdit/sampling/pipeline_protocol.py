@@ -1,4 +1,4 @@
-"""The protocols of a diffusers pipeline: of its recorded calls, and of its images. This module loads no torch."""
+"""Two protocols of a diffusers pipeline: for calls recorded from it, and for images made by it. No torch is loaded."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from qdit.sampling.protocol import NO_DECODER, Sampled
 
 @dataclass(frozen=True)
 class PipelineProtocol(Sampled):
-    """Protocol of samples that a pipeline of diffusers makes.
+    """Protocol of calls that were recorded from a pipeline of diffusers.
 
     `timesteps` are those that the transformer gets, in its own scale, as float32; index 0 is the least noisy.
     `cfg_scale` above 1 means that the transformer also computes an unconditional branch. A pipeline with a distilled
@@ -41,17 +41,17 @@ class PipelineProtocol(Sampled):
 
     @property
     def steps(self) -> int:  # type: ignore[override]
-        """Number of steps."""
+        """Number of sampling steps."""
         return len(self.timesteps)
 
     @property
     def schedule(self) -> np.ndarray:
-        """(steps,) float32 timesteps as the transformer gets them; index 0 is the least noisy."""
+        """Timesteps (steps,) in float32, as the transformer gets them; index 0 is the least noisy."""
         return np.asarray(self.timesteps, dtype=np.float32)
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """Forward arguments that all samples share. A keyword set holds them itself."""
+        """Empty: the keyword set itself holds the forward arguments that all samples share."""
         return ()
 
 
@@ -87,5 +87,5 @@ class PipelineImages(Sampled):
 
     @property
     def constants(self) -> tuple[float, ...]:
-        """Forward arguments that all samples share. The pipeline knows them itself."""
+        """Empty: the pipeline itself sets the forward arguments that all samples share."""
         return ()

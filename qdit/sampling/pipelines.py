@@ -29,13 +29,15 @@ LEFT_OUT = ("return_dict",)
 
 
 class FirstCall(Exception):
-    """Raised at the first call of the transformer, to stop the pipeline if only the arguments are needed."""
+    """Exception that stops the pipeline at the first call of its transformer, if only the arguments are needed."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a transformer: its arguments, the number of its timestep from the noisy end, and whether it is the
-    second at that timestep.
+    """One recorded call of a transformer.
+
+    It holds the arguments, the number of its timestep counted from the noisy end, and whether it is the second call at
+    that timestep.
     """
 
     arguments: dict[str, Any]
@@ -45,7 +47,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Released:
-    """Replaces a text encoder or VAE whose weights were freed."""
+    """Placeholder for a text encoder or VAE whose weights were freed."""
 
     config: Any
     dtype: torch.dtype
@@ -53,7 +55,7 @@ class Released:
 
 
 class Memory:
-    """A pipeline's `encode_prompt` that computes each answer once."""
+    """A function like a pipeline's `encode_prompt` that keeps its results and computes each only once."""
 
     def __init__(self, encode: Callable[..., Any]) -> None:
         self.encode, self.answers = encode, {}  # type: ignore[var-annotated]
@@ -78,7 +80,7 @@ def record_pipeline(
     release: bool = False,
     weights_sha256: str | None = None,
 ) -> KeywordSet:
-    """The calibration set of the trajectories of a pipeline, one for each prompt.
+    """Call a pipeline once for each prompt and return the recorded inputs of its transformer as a calibration set.
 
     `arguments` are further arguments of the pipeline's call (height, guidance_scale, …). The text encoders run once for
     each prompt. With `release` their weights and those of the VAE are freed after that; the pipeline cannot be used
@@ -112,7 +114,7 @@ def record_pipeline(
 
 
 def caller(pipeline: Any, steps: int, arguments: Mapping[str, Any]) -> Callable[[list[str], int], Any]:
-    """Function (prompts, seed) that calls a pipeline. It makes latents; the VAE does not run."""
+    """Function (prompts, seed) that calls the pipeline. The result stays latents; the VAE does not run."""
     known = inspect.signature(type(pipeline).__call__).parameters
     if "prompt" not in known or "num_inference_steps" not in known:
         raise Unsupported(f"{type(pipeline).__name__}: its call takes no prompt and number of steps")
@@ -130,9 +132,9 @@ def caller(pipeline: Any, steps: int, arguments: Mapping[str, Any]) -> Callable[
 
 @contextmanager
 def remembered_texts(pipeline: Any) -> Iterator[bool]:
-    """Context manager: inside it, each prompt is encoded once.
+    """Context manager: inside it, the pipeline encodes each prompt only once.
 
-    It returns whether the pipeline has a method `encode_prompt`.
+    It yields whether the pipeline has a method `encode_prompt`.
     """
     encode = getattr(pipeline, "encode_prompt", None)
     if encode is None:
@@ -147,7 +149,10 @@ def remembered_texts(pipeline: Any) -> Iterator[bool]:
 
 @contextmanager
 def recorded_calls(transformer: nn.Module, *, first: bool = False) -> Iterator[list[Call]]:
-    """The calls of a transformer inside the context. With `first`, FirstCall is raised at the first."""
+    """Context manager: yields a list that collects the calls of a transformer.
+
+    With `first`, the first raises FirstCall.
+    """
     calls: list[Call] = []
     names = tuple(inspect.signature(transformer.forward).parameters)
     last: list[float] = []
@@ -177,12 +182,12 @@ def recorded_calls(transformer: nn.Module, *, first: bool = False) -> Iterator[l
 
 
 def copied(value: Any) -> Any:
-    """A copy of a tensor, which its owner may change later."""
+    """A copy of a tensor, because the pipeline may change it later; any other value unchanged."""
     return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def first_arguments(pipeline: Any, call: Callable[[], Any]) -> dict[str, Any]:
-    """Arguments of the first call of the transformer; the pipeline is stopped there."""
+    """Arguments of the first call of the transformer. The pipeline is stopped at this call."""
     with recorded_calls(pipeline.transformer, first=True) as calls:
         try:
             call()
@@ -192,7 +197,10 @@ def first_arguments(pipeline: Any, call: Callable[[], Any]) -> dict[str, Any]:
 
 
 def sample_names(pipeline: Any, call: Callable[[list[str], int], Any], prompt: str) -> set[str]:
-    """Names of the arguments that have rows for each prompt: they are twice as long for two prompts."""
+    """Names of the arguments that have rows for each prompt.
+
+    With two prompts they have twice as many rows as with one.
+    """
     single, double = (first_arguments(pipeline, partial(call, [prompt] * n, 0)) for n in (1, 2))
     return {
         name
@@ -202,7 +210,7 @@ def sample_names(pipeline: Any, call: Callable[[list[str], int], Any], prompt: s
 
 
 def has_rows(value: Any) -> bool:
-    """Whether an argument could have one row for each sample."""
+    """Whether an argument can have one row for each sample: a tensor with dimensions, or lists or mappings of them."""
     if isinstance(value, Mapping):
         return bool(value) and all(has_rows(inner) for inner in value.values())
     return isinstance(value, list) or (isinstance(value, Tensor) and value.dim() > 0)
@@ -218,7 +226,7 @@ def release_encoders(pipeline: Any, *, texts: bool) -> None:
 
 
 def guidance_of(pipeline: Any, arguments: Mapping[str, Any]) -> float:
-    """Guidance scale of a pipeline's call whose transformer also computes the unconditional branch."""
+    """Guidance scale of a pipeline's call. It is 1 if the transformer computes no unconditional branch."""
     known = inspect.signature(type(pipeline).__call__).parameters
     for name in ("true_cfg_scale", "guidance_scale"):
         if name in known:
@@ -229,7 +237,7 @@ def guidance_of(pipeline: Any, arguments: Mapping[str, Any]) -> float:
 
 
 class Recording:
-    """Samples of all trajectories, as they are recorded."""
+    """Collects the samples of all trajectories while the pipeline runs."""
 
     def __init__(self, kind: str, count: int, seed: int, names: set[str]) -> None:
         self.kind, self.count, self.seed, self.names = kind, count, seed, names
@@ -240,7 +248,7 @@ class Recording:
         self.steps: Any = None
 
     def add(self, index: int, calls: Sequence[Call]) -> None:
-        """Keep the samples of the trajectory of one prompt that the kind records."""
+        """Keep those samples of one prompt's trajectory that the kind of calibration data records."""
         schedule = [float(call.arguments["timestep"][0]) for call in calls if not call.is_second]
         if self.steps is None:
             self.schedule = schedule
@@ -253,7 +261,7 @@ class Recording:
                 self.keep(call)
 
     def keep(self, call: Call) -> None:
-        """Keep the samples of one call: the conditional one first, then the unconditional one, if the kind has it."""
+        """Keep the samples of one call: first the conditional sample, then the unconditional one if the kind has it."""
         rows = len(call.arguments["timestep"])
         if rows > 2 or (rows == 2 and call.is_second):
             raise Unsupported(f"one prompt gives {rows} rows in a call; calibration knows two branches of guidance")
@@ -272,7 +280,7 @@ class Recording:
                 self.rows.append((call.step, is_unconditional, mapped(samples, on_cpu)))
 
     def result(self, protocol: PipelineProtocol, weights_sha256: str | None) -> KeywordSet:
-        """The set; a set of every step begins with the noisiest."""
+        """Make the calibration set. A set with every step begins with the noisiest step."""
         rows = sorted(self.rows, key=lambda row: row[0]) if self.kind in AT_EVERY_STEP else self.rows
         samples = {name: joined(name, [row[2][name] for row in rows]) for name in rows[0][2]}
         marks = torch.tensor([row[1] for row in rows])
@@ -281,12 +289,12 @@ class Recording:
 
 
 def on_cpu(value: Any) -> Any:
-    """A tensor on the CPU, float32 if it has half precision; any other value as it is."""
+    """A tensor on the CPU, converted to float32 if it has half precision; any other value unchanged."""
     return in_float32(value.detach().cpu()) if isinstance(value, Tensor) else value
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two nested arguments are equal."""
+    """Whether two arguments, possibly nested, are equal."""
     pairs = list(zip(leaves(first), leaves(second), strict=False))
     return len(leaves(first)) == len(leaves(second)) and all(
         torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a == b for a, b in pairs
@@ -294,7 +302,7 @@ def same(first: Any, second: Any) -> bool:
 
 
 def joined(name: str, values: Sequence[Any]) -> Any:
-    """One argument of all samples; Unsupported if its shape differs from sample to sample."""
+    """Join one argument of all samples into one; Unsupported if its shape differs from sample to sample."""
     if isinstance(values[0], Mapping):
         return {key: joined(f"{name}.{key}", [value[key] for value in values]) for key in values[0]}
     if isinstance(values[0], list):

@@ -1,4 +1,4 @@
-"""Device and precision of the network's evaluation, and the backend that computes it.
+"""Device and precision in which a network is evaluated, and the program that computes it.
 
 In float16 or bfloat16, torch's autocast computes the matrix products (linears, patch embedding, attention) in half
 precision. The weights are rounded to this precision once. Normalizations, modulations, the sum over blocks, quantizers
@@ -29,19 +29,20 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def backend_on(device: torch.device, of_cpu: Callable[[], str]) -> str:
-    """Name of the program that computes on a device, for the record: `cuda + triton`, or the CPU's backend."""
+    """Name, for the record, of the program that computes on a device: `cuda + triton`, or what `of_cpu` returns."""
     return of_cpu() if device.type != "cuda" else f"cuda + {backend_name(str(device))}"
 
 
 def kind_of_backend(device: torch.device, of_cpu: Callable[[], str]) -> str:
-    """Name of a backend for a run's identity; all GPUs have the same name."""
+    """Name of the program that computes on a device, for a run's identity. All GPUs have the same name."""
     return of_cpu() if device.type != "cuda" else "cuda"
 
 
 def round_linears(model: M, dtype: str) -> M:
     """Round the weights of all linears and convolutions to `dtype`, in place. Call it before the weights are packed.
 
-    In a quantized layer the dequantized weight is rounded; codes and scales are not.
+    In a quantized layer the dequantized weight (code, scale and zero point combined) is rounded; codes and scales are
+    not.
     """
     if dtype == "float32":
         return model
@@ -55,7 +56,7 @@ def round_linears(model: M, dtype: str) -> M:
 
 
 def in_dtype(model: Callable[..., Tensor], dtype: str) -> Callable[..., Tensor]:
-    """The model as a function: its matrix products are computed in `dtype`, its output is float32."""
+    """A function that calls the model with matrix products computed in `dtype`, and returns its output as float32."""
     if dtype == "float32":
         return model
 

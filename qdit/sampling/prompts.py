@@ -17,19 +17,19 @@ Texts = Callable[[Sequence[str]], tuple[Tensor, Tensor]]
 
 
 def words(prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Tokens of prompts about moving digits; DataError for unknown words."""
+    """Tokens for the words of prompts about moving digits; DataError for unknown words."""
     module = importlib.import_module(WORDS_MODULE)
     text, mask = module.encode(tuple(map(module.parse_prompt, prompts)))
     return text, mask.bool()
 
 
 def makes_latents(config: STDiT3Config) -> bool:
-    """Whether the model makes latents, so that its clips need a VAE."""
+    """Whether the model makes latents, so that a VAE must decode its clips."""
     return config.pixels_per_cell != 1 or config.in_channels != 3
 
 
 def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: Path | None) -> None:
-    """Raise ConfigError unless a model of latents has texts and a VAE, and a model of pixels has neither."""
+    """Raise ConfigError unless a model of latents has text embeddings and a VAE, and a model of pixels has neither."""
     files = {"--text-embeddings": text, "--vae": vae}
     if makes_latents(config) and (missing := [name for name, path in files.items() if path is None]):
         raise ConfigError(
@@ -44,7 +44,10 @@ def check_sources(where: Path, config: STDiT3Config, *, text: Path | None, vae: 
 
 
 def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[str]) -> Texts:
-    """Text inputs of a model for these prompts. DataError if the file lacks a prompt or has another text encoder."""
+    """Load the text inputs of a model for these prompts.
+
+    DataError if the file lacks a prompt or was made by another text encoder.
+    """
     if embeddings is None:
         return words
     texts = load_embeddings(embeddings, width=config.text_width, most=config.text_tokens)
@@ -57,7 +60,7 @@ def load_texts(embeddings: Path | None, config: STDiT3Config, prompts: Sequence[
 
 
 def texts_identity(embeddings: Path | None) -> str | None:
-    """Digest of the text embeddings for a run's origin; None for prompts in words."""
+    """Digest of the text embeddings, for a run's origin; None for models that read words."""
     if embeddings is None:
         return None
     if not embeddings.is_file():

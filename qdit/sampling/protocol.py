@@ -1,4 +1,4 @@
-"""The protocol of image sampling: sampler, steps, guidance and seed decide every image."""
+"""The protocol of image sampling: sampler, steps, guidance, seed, precision, labels and decoder."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ def decoder_name(vae: Path | None) -> str:
 
 
 class Sampled:
-    """Common fields of all protocols: steps, guidance, seed, precision, decoder.
+    """Base class of all protocols, with the common fields: steps, guidance, seed, precision, decoder.
 
     The guidance scale is that of DiT: 1 is the plain conditional model. A scale between 0 and 1 would give the result
     of 1. It is refused, so that every record states the scale that was computed.
@@ -46,7 +46,7 @@ class Sampled:
 
     @property
     def schedule(self) -> np.ndarray:
-        """(steps,) timesteps as the model sees them; index 0 is the least noisy."""
+        """Timesteps (steps,) as the model sees them; index 0 is the least noisy."""
         raise NotImplementedError
 
     @property
@@ -56,11 +56,11 @@ class Sampled:
 
     @property
     def ancestral(self) -> bool:
-        """Whether each step adds noise."""
+        """Whether the sampler adds new noise at each step, as DDPM does."""
         return False
 
     def check(self) -> None:
-        """Raise ConfigError for values that no sampler can use."""
+        """Raise ConfigError for steps, seed, guidance scale or precision that no sampler can use."""
         for name, least, most in (("steps", 1, TRAINING_STEPS), ("seed", 0, MOST_SEED)):
             value = getattr(self, name)
             if type(value) is not int or not least <= value <= most:
@@ -77,24 +77,24 @@ class Sampled:
 
     @property
     def guided(self) -> bool:
-        """Whether the unconditional branch is computed."""
+        """Whether guidance is used, so that the unconditional branch is computed too."""
         return self.cfg_scale > 1.0
 
     @property
     def evaluations(self) -> int:
-        """Number of evaluations of the network for one sample."""
+        """Number of evaluations of the network to sample one image or clip, over all steps and branches."""
         return self.steps * (2 if self.guided else 1)
 
     def all_facts(self) -> dict[str, Any]:
-        """Every field, also those with usual values."""
+        """Every field with its value, also where the value is the usual one."""
         return asdict(self)  # type: ignore[call-overload]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON. It leaves out usual values, as old files do."""
+        """The protocol as a dictionary for JSON. It leaves out usual values, as old files do."""
         return without_usual(self.all_facts())
 
     def unusual(self) -> dict[str, str]:
-        """Precision, decoder and labels, if they do not have their usual values."""
+        """Those of precision, decoder and labels that do not have their usual values."""
         return {name: value for name, value in self.to_dict().items() if name in USUAL}
 
 
@@ -127,18 +127,18 @@ class Protocol(Sampled):
         self.check()
 
     def all_facts(self) -> dict[str, Any]:
-        """Every field. Random labels are left out, so that older samples keep their origin."""
+        """Every field with its value. Random labels are left out, so that older samples keep their origin."""
         facts = super().all_facts()
         return facts if self.labels != "random" else {name: facts[name] for name in facts if name != "labels"}
 
     @property
     def ancestral(self) -> bool:
-        """Whether each step adds new noise."""
+        """Whether the sampler adds new noise at each step, as DDPM does."""
         return self.sampler == "ddpm"
 
     @property
     def schedule(self) -> np.ndarray:
-        """(steps,) int64 timesteps as the model sees them, on 0…999; index 0 is the least noisy."""
+        """Timesteps (steps,) in int64, as the model sees them, on 0…999; index 0 is the least noisy."""
         return respaced(self.steps).timesteps
 
     @property
@@ -148,5 +148,5 @@ class Protocol(Sampled):
 
 
 def without_usual(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a protocol without precision, decoder and labels, if these have their usual values."""
+    """The fields of a protocol, without those of precision, decoder and labels that have their usual values."""
     return {name: value for name, value in values.items() if USUAL.get(name) != value}

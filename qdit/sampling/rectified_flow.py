@@ -24,12 +24,12 @@ Velocity = Callable[[Tensor, Tensor], Tensor]
 
 
 def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowProtocol) -> Velocity:
-    """Velocity for clips of the given texts (N, L, text_width) with masks (N, L), guided if the protocol says so.
+    """Function (x, timestep) → predicted velocity for clips of the given texts, after guidance if the protocol has it.
 
-    v = v_null + cfg_scale (v_text − v_null). The branch without text has the prompt's own mask, as in Open-Sora's
-    program. The two branches run one after the other, because half as many rows fit better into a CPU's cache. The
-    output is float32. A model whose weights are in half precision gets inputs in half precision. If only the protocol
-    has half precision, inputs stay float32.
+    `text` is (N, L, text_width), `mask` (N, L). The guided velocity is v = v_null + cfg_scale (v_text − v_null). The
+    branch without text has the prompt's own mask, as in Open-Sora's program. The two branches run one after the other,
+    because half as many rows fit better into a CPU's cache. The output is float32. A model whose weights are in half
+    precision gets inputs in half precision. If only the protocol has half precision, inputs stay float32.
     """
     channels, network = model.config.in_channels, in_dtype(model, protocol.dtype)
     dtype = model.x_embedder.proj.weight.dtype if protocol.dtype == "float32" else torch.float32
@@ -48,14 +48,14 @@ def guided_velocity(model: STDiT3, text: Tensor, mask: Tensor, protocol: FlowPro
 
 
 def flow_step(x: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
-    """x + v (t − t') / 1000."""
+    """One Euler step along the velocity from timestep t to t': x + v (t − t') / 1000."""
     return x + velocity * ((now - after) / TRAINING_STEPS)
 
 
 def flow_trajectory(
     velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data). x is (N, C, T, H, W).
+    """Yield (step, x_t) from the noisy end down to step 0, then (−1, data). x (N, C, T, H, W) is the start noise.
 
     A correction is applied to the velocity. Its variance is not used, because no noise is added.
     """
@@ -73,6 +73,6 @@ def flow_trajectory(
 def sample_flow(
     velocity: Velocity, x: Tensor, timesteps: np.ndarray, *, correction: Correction | None = None
 ) -> Tensor:
-    """The end of the trajectory: (N, C, T, H, W)."""
+    """Sample clips (N, C, T, H, W): the data at the end of the trajectory."""
     _, data = deque(flow_trajectory(velocity, x, timesteps, correction=correction), maxlen=1)[0]
     return data

@@ -1,7 +1,7 @@
-"""The step quantized checkpoint → chunks of samples. Batches are fixed, so every process computes the same bits.
+"""The step that makes chunks of samples from a quantized checkpoint.
 
-Images and clips use the same code. Their differences are in the family (`qdit.sampling.family`). `qdit.sampling.chunks`
-stores the chunks.
+Batches are fixed, so every process computes the same bits. Images and clips use the same code. Their differences are in
+the family (`qdit.sampling.family`). `qdit.sampling.chunks` stores the chunks.
 """
 
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from qdit.sampling.protocol import Sampled
 
 @dataclass(frozen=True)
 class SampleJob:
-    """Work of one job: it makes the shard `shard` of `samples` samples of a checkpoint, in chunks, in the folder `out`.
+    """A job that samples from a checkpoint into the folder `out`: one shard of a run of `samples` images or clips.
 
     Clips need `prompts`: (prompt, number) of each clip; then `samples` may be left out. A model of latents needs the
     `vae` that decodes them (it decides the protocol's `decoder`). For clips of latents it also needs the `embeddings`
@@ -55,7 +55,7 @@ class SampleJob:
 
     @property
     def source(self) -> Source:
-        """Sources of the conditions and of the decoder."""
+        """Files from which the conditions and the decoder come."""
         return Source(self.checkpoint, self.prompts, self.embeddings, self.vae)
 
     @property
@@ -69,15 +69,15 @@ class SampleJob:
 
 
 def sampling_code(*modules: str) -> str:
-    """Digest of the code that samples, and of modules that are loaded by name."""
+    """Digest of the code that samples, and of further modules that are loaded by name."""
     return code_digest("qdit.sampling.run", *modules)
 
 
 def origin_of(job: SampleJob) -> Origin:
-    """Everything that the samples of a job's run depend on. Its key is the key of every chunk.
+    """The origin of the samples of a job's run: everything that they depend on. Its digest is the key of every chunk.
 
-    It contains the backend, because backends round differently: that of the CPU, or `cuda`. It does not contain the GPU
-    or the number of GPUs.
+    It contains the backend (the program that computes), because backends round differently: that of the CPU, or `cuda`.
+    It does not contain the GPU or the number of GPUs.
     """
     stored = read_config(job.checkpoint)
     family = family_named(stored["model"]["family"])
@@ -143,12 +143,12 @@ def sample_shard(
 
 
 def family_for(protocol: Sampled) -> AnyFamily:
-    """The family of a protocol."""
+    """The family to which a protocol belongs."""
     return family_named(protocol.family)
 
 
 def write_failed(job: SampleJob, failure: Failure) -> None:
-    """Write the list of a shard whose quantization failed. Its origin is the checkpoint's recorded failure."""
+    """Write the list of a shard that has no chunks because quantizing failed. Its origin is the recorded failure."""
     shard = job.shard_of(family_for(job.protocol))
     facts = {"family": job.protocol.family, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}

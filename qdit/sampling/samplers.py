@@ -1,7 +1,7 @@
-"""DDIM (η = 0) and DDPM with learned-range variance, written like the equations.
+"""The samplers DDIM (η = 0) and DDPM with learned-range variance, written like the equations.
 
-Tables are float64. Images keep the model's dtype. A sampler is a generator over the trajectory. So calibration can read
-every x_t with the same code that samples.
+Tables are float64. Images keep the model's dtype. A sampler is a generator that yields every x_t of the trajectory. So
+calibration can read every x_t with the same code that samples.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ StepNoise = Callable[[int], Tensor]
 
 
 class Correction(Interface):
-    """Interface of a correction of the guided noise prediction (PTQD). `step` is an index of the schedule."""
+    """Interface of a correction of the predicted noise after guidance (PTQD). `step` is an index of the schedule."""
 
     def apply(self, eps: Tensor, step: int) -> Tensor: ...
 
@@ -28,7 +28,7 @@ class Correction(Interface):
 
 
 def predicted_noise(output: Tensor, correction: Correction | None, step: int) -> Tensor:
-    """ε of a model output (N, 2C, L, L), after the correction."""
+    """The noise ε in a model output (N, 2C, L, L), after the correction."""
     eps = output[:, : output.shape[1] // 2]
     if correction is None:
         return eps
@@ -37,7 +37,7 @@ def predicted_noise(output: Tensor, correction: Correction | None, step: int) ->
 
 
 def ddim_step(x: Tensor, eps: Tensor, schedule: Schedule, step: int) -> Tensor:
-    """x_{t−1} = √ᾱ_{t−1} x̂_0 + √(1 − ᾱ_{t−1}) ε (Song et al. 2021, η = 0)."""
+    """One DDIM step: x_{t−1} = √ᾱ_{t−1} x̂_0 + √(1 − ᾱ_{t−1}) ε (Song et al. 2021, η = 0)."""
     bar, previous = schedule.alphas_cumprod[step], schedule.alphas_cumprod_previous[step]
     x0 = (x - float(1 - bar) ** 0.5 * eps) / float(bar) ** 0.5
     return float(previous) ** 0.5 * x0 + float(1 - previous) ** 0.5 * eps
@@ -52,10 +52,10 @@ def ddpm_step(
     noise: Tensor,
     noise_variance: float = 0.0,
 ) -> Tensor:
-    """Ancestral step with log σ² = f log β + (1 − f) log β̃, f = (v + 1)/2 (Nichol & Dhariwal 2021, Eq. 15).
+    """One DDPM step with log σ² = f log β + (1 − f) log β̃, f = (v + 1)/2 (Nichol & Dhariwal 2021, Eq. 15).
 
-    `noise_variance` is the variance of a quantized model's own error in ε. It is subtracted from σ² (PTQD): σ'² =
-    max(0, σ² − c² noise_variance). c is the coefficient of ε in the posterior mean.
+    `variance_fraction` is v. `noise_variance` is the variance of a quantized model's own error in ε. It is subtracted
+    from σ² (PTQD): σ'² = max(0, σ² − c² noise_variance). c is the coefficient of ε in the posterior mean.
     """
     bar = float(schedule.alphas_cumprod[step])
     of_x0, of_x = (float(table[step]) for table in schedule.posterior_mean_coefficients)
@@ -78,9 +78,9 @@ def trajectory(
     step_noise: StepNoise | None = None,
     correction: Correction | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Yield (step, x_t) from the noisy end down to step 0, then (−1, x_0). x is (N, C, L, L).
+    """Yield (step, x_t) from the noisy end down to step 0, then (−1, x_0). x (N, C, L, L) is the start noise.
 
-    It is DDPM if there is `step_noise`, DDIM otherwise.
+    The sampler is DDPM if `step_noise` is given, else DDIM.
     """
     for step in reversed(range(schedule.steps)):
         yield step, x
@@ -104,7 +104,7 @@ def sample(
     step_noise: StepNoise | None = None,
     correction: Correction | None = None,
 ) -> Tensor:
-    """The end of the trajectory: x_0 (N, C, L, L)."""
+    """Sample images x_0 (N, C, L, L): the data at the end of the trajectory."""
     steps = trajectory(denoise, x, schedule, step_noise=step_noise, correction=correction)
     _, x0 = deque(steps, maxlen=1)[0]
     return x0

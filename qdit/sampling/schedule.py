@@ -15,7 +15,7 @@ TRAINING_STEPS = 1000
 
 @dataclass(frozen=True)
 class Schedule:
-    """Float64 tables over the kept steps, index 0 is the least noisy."""
+    """Tables of a noise schedule in float64, one entry for each kept step; index 0 is the least noisy."""
 
     timesteps: np.ndarray
     betas: np.ndarray
@@ -27,17 +27,17 @@ class Schedule:
 
     @property
     def alphas_cumprod(self) -> np.ndarray:
-        """ᾱ_i."""
+        """ᾱ_i: the product of all 1 − β up to step i."""
         return np.cumprod(1 - self.betas)
 
     @property
     def alphas_cumprod_previous(self) -> np.ndarray:
-        """ᾱ_{i−1}, 1 at the last sampling step."""
+        """ᾱ_{i−1} for each step i; 1 for the least noisy step."""
         return np.append(1.0, self.alphas_cumprod[:-1])
 
     @property
     def posterior_variance(self) -> np.ndarray:
-        """β̃_i."""
+        """β̃_i: the variance of q(x_{i−1} | x_i, x_0)."""
         return self.betas * (1 - self.alphas_cumprod_previous) / (1 - self.alphas_cumprod)
 
     @property
@@ -56,12 +56,12 @@ class Schedule:
 
 
 def training_schedule() -> Schedule:
-    """β linear from 1e-4 to 0.02 over 1000 steps."""
+    """The schedule of the training: β is linear from 1e-4 to 0.02 over 1000 steps."""
     return Schedule(np.arange(TRAINING_STEPS), np.linspace(1e-4, 0.02, TRAINING_STEPS, dtype=np.float64))
 
 
 def respaced(steps: int) -> Schedule:
-    """Schedule over `steps` timesteps round(k · 999 / (steps − 1))."""
+    """The schedule of sampling in `steps` steps, at the training timesteps round(k · 999 / (steps − 1))."""
     if not 1 <= steps <= TRAINING_STEPS:
         raise ConfigError(f"steps {steps}: allowed are 1 to {TRAINING_STEPS}")
     full = training_schedule()

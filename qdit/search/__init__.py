@@ -1,1 +1,1 @@
-"""Granularity allocation: a group size for every layer, by Algorithm 1 of Q-DiT or one of its rivals."""
+"""Searches for group sizes: one size for each layer, by Algorithm 1 of Q-DiT or by a search compared with it."""

@@ -1,4 +1,4 @@
-"""Seconds spent on a search, in a separate file. So equal searches give allocation files with equal bytes."""
+"""The seconds that a search took. They have their own file, so that equal searches write equal allocation files."""
 
 import time
 from pathlib import Path
@@ -13,10 +13,10 @@ EVERY = 1.0
 
 
 class Clock:
-    """Counts seconds. It adds the seconds of earlier, killed attempts of the same search (`identity_sha256`).
+    """A clock that counts the seconds of a search, and those of its earlier, killed attempts (same `identity_sha256`).
 
-    Callers may ask it to write at any time. It writes at most once a second, and at `stop`. So a kill loses at most a
-    second.
+    It can be called after every measurement. Then it writes the seconds to its file if the last write is a second or
+    more ago. `stop` always writes. So a killed search loses at most a second.
     """
 
     def __init__(self, path: Path, identity_sha256: str, *, workers: int) -> None:
@@ -31,7 +31,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Seconds so far."""
+        """Seconds of this search so far, with those of earlier attempts."""
         return self.before + time.monotonic() - self.start
 
     def __call__(self, *_: object) -> None:
@@ -40,7 +40,7 @@ class Clock:
             self.stop()
 
     def stop(self) -> None:
-        """Write the seconds so far."""
+        """Write the seconds so far to the file."""
         write_json(self.path, self.content | {"seconds": round(self.seconds, 1)})
         self.written = time.monotonic()
 
@@ -54,5 +54,5 @@ class Clock:
 
 
 def times_path(out: Path) -> Path:
-    """Path of the file that holds the time of a search."""
+    """Path of the file with the search time that belongs to the allocation file `out`."""
     return out.with_suffix(".times.json")

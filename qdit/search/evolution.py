@@ -1,9 +1,9 @@
 """Algorithm 1 of Q-DiT, an evolutionary search for the group sizes, and random search to compare it with.
 
-Each iteration measures a generation. It keeps the K best genomes measured so far, and makes the next generation from
-them: by uniform crossover, by mutation gene by gene, and with random genomes if new ones are missing. A genome is
-accepted if it is within the budget and was never accepted before. docs/search.md has the details, and says where the
-released program differs.
+Each iteration measures a set of genomes, its *generation*. It keeps the K best genomes measured so far and makes the
+next generation from them in three ways. Crossover takes each size from one of two parents. Mutation draws some sizes
+again. Random genomes fill the rest if these two give too few. A genome is accepted if it is within the budget and was
+never accepted before. docs/search.md has the details, and says where the released program differs.
 """
 
 import random
@@ -22,7 +22,7 @@ RANDOM_ATTEMPTS = 1000
 
 
 class Reading(NamedTuple):
-    """A fitness (lower is better) and the number of images it was measured on."""
+    """The measured fitness of a genome (lower is better) and the number of images that it was measured on."""
 
     fitness: float
     images: int
@@ -30,9 +30,11 @@ class Reading(NamedTuple):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A measured genome, its iteration and its origin.
+    """A measured genome with its fitness, number of images, iteration and origin.
 
-    The origin is start, surrogate, random, crossover or mutation; in linear response it is first, model or finalist.
+    The origin says how the genome was made: start (the reference), surrogate (the best by scores of the layers),
+    random, crossover or mutation. In a search by linear response it says when it was measured: first, model or
+    finalist.
     """
 
     genome: Genome
@@ -48,23 +50,23 @@ Measure = Callable[[Sequence[Genome], Sequence[Evaluation]], Sequence[Reading]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """All measured genomes in order. Some searches also have a choice other than the genome with the lowest fitness."""
+    """The result of a search: all measured genomes in order, and the genome it chose, if not that of lowest fitness."""
 
     evaluations: tuple[Evaluation, ...]
     choice: Evaluation | None = None
 
     @property
     def best(self) -> Evaluation:
-        """The answer of the search.
+        """The genome that is the answer of the search.
 
-        It is the choice if there is one. Otherwise it has the lowest fitness on the largest number of images; of equal
-        ones the first.
+        It is the choice if there is one. Otherwise it has the lowest fitness of all genomes that were measured on the
+        largest number of images; if several are equal, it is the first of them.
         """
         return self.choice or ranked(self.evaluations)[0]
 
 
 def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
-    """Sort evaluations, best first.
+    """Sort measured genomes, best first.
 
     Genomes on more images stand before genomes on fewer images, because their fitness cannot be compared.
     """
@@ -72,7 +74,7 @@ def ranked(evaluations: Iterable[Evaluation]) -> list[Evaluation]:
 
 
 class GenomeSampler:
-    """Draws genomes within the budget that were not drawn before, from a private random stream."""
+    """Draws genomes that are within the budget and were not drawn before. It has a random generator of its own."""
 
     def __init__(self, space: SearchSpace, seed: int, *, reseed: bool = False) -> None:
         self.space, self.seed, self.reseed = space, seed, reseed
@@ -80,7 +82,7 @@ class GenomeSampler:
         self.known: set[Genome] = {space.start}
 
     def accept(self, draw: Callable[[], Genome], count: int, attempts: int) -> list[Genome]:
-        """At most `count` new genomes, out of `attempts` · `count` draws."""
+        """Return at most `count` new genomes within the budget, out of at most `attempts` · `count` calls of `draw`."""
         accepted: list[Genome] = []
         for _ in range(attempts * count):
             genome = draw()
@@ -95,11 +97,11 @@ class GenomeSampler:
         return accepted
 
     def random(self, count: int) -> list[Genome]:
-        """Random genomes."""
+        """Draw at most `count` new random genomes."""
         return self.accept(lambda: self.space.random(self.rng), count, RANDOM_ATTEMPTS)
 
     def crossover(self, parents: Sequence[Genome], count: int) -> list[Genome]:
-        """Children: each gene comes from one of two parents, which can be the same."""
+        """Draw at most `count` new genomes, each size from one of two random parents, which can be the same."""
 
         def draw() -> Genome:
             pair = zip(self.rng.choice(parents), self.rng.choice(parents), strict=True)
@@ -108,7 +110,7 @@ class GenomeSampler:
         return self.accept(draw, count, ATTEMPTS)
 
     def mutation(self, parents: Sequence[Genome], count: int, probability: float) -> list[Genome]:
-        """Children: each gene is drawn again with a probability, uniformly over the sizes."""
+        """Draw at most `count` new genomes: a parent in which each size is drawn again with this probability."""
 
         def draw() -> Genome:
             parent, sizes = self.rng.choice(parents), self.space.sizes
@@ -120,9 +122,10 @@ class GenomeSampler:
 def evolve(
     space: SearchSpace, measure: Measure, options: EvolutionOptions, *, seed: int, first: Sequence[Genome] = ()
 ) -> Outcome:
-    """Algorithm 1. Equal arguments and readings give an equal outcome, however often it was interrupted.
+    """Search by Algorithm 1 of Q-DiT. Equal arguments give an equal result, however often the search was interrupted.
 
-    `first` are genomes within the budget that are known to be good. In the first generation they replace random ones.
+    `measure` gives the fitness of each genome of a generation. `first` are genomes within the budget that are known to
+    be good. In the first generation they replace random genomes.
     """
     sampler = GenomeSampler(space, seed, reseed=options.reseed)
     known_good = [genome for genome in dict.fromkeys(first) if genome != space.start]
@@ -145,7 +148,7 @@ def evolve(
 
 
 def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, seed: int) -> Outcome:
-    """The reference genome and random genomes, `evaluations` in all."""
+    """Measure the reference genome and random genomes, `evaluations` genomes in all."""
     if evaluations < 1:
         raise ConfigError(f"evaluations {evaluations}: must be at least 1 (the reference); take a larger number")
     generation = {"start": [space.start], "random": GenomeSampler(space, seed).random(evaluations - 1)}
@@ -155,7 +158,7 @@ def random_search(space: SearchSpace, measure: Measure, *, evaluations: int, see
 def measured(
     measure: Measure, generation: dict[str, list[Genome]], before: Sequence[Evaluation], iteration: int
 ) -> list[Evaluation]:
-    """Measure a generation (origin → genomes) and return its evaluations."""
+    """Measure the genomes of one generation, given by origin, and return one `Evaluation` for each."""
     members = [(genome, origin) for origin, genomes in generation.items() for genome in genomes]
     readings = measure([genome for genome, _ in members], before)
     return [

@@ -1,4 +1,4 @@
-"""The journal of a linear-response search: it stores the features of each chunk as soon as they are computed."""
+"""The journal of a search by linear response. It stores the features of each chunk as soon as they are computed."""
 
 import base64
 import math
@@ -22,10 +22,10 @@ Features = Callable[[Sampled], np.ndarray | None]
 
 
 class FeatureJournal(Journal):
-    """Journal with entries (genome, chunk) → features. Everything else is as in `Journal`.
+    """A journal that stores the features of each (genome, chunk). Otherwise it works as `Journal` does.
 
-    The file holds only features. `entries` has the fitness that a search computes from them; it is infinite before
-    `fit`.
+    The file holds only features. `entries` holds the fitness that a search computes from them. Before `fit` is called
+    for a genome, its fitness is infinite.
     """
 
     def __init__(self, path: Path | None, identity: dict[str, Any], *, listen: Listener | None = None) -> None:
@@ -46,7 +46,10 @@ class FeatureJournal(Journal):
     def sample(
         self, wanted: Sequence[Sampled], features: Features, *, images: int, spread: Spread = map
     ) -> list[np.ndarray | None]:
-        """Features of chunks of `images` images; missing ones are computed, and each is written immediately."""
+        """Features of each wanted (genome, chunk); a chunk has `images` images.
+
+        Features that the journal lacks are computed by `features` and written as soon as they are there.
+        """
         missing = [pair for pair in dict.fromkeys(wanted) if pair not in self.features]
         for (genome, chunk), computed in zip(missing, spread(features, missing), strict=True):
             values = None if computed is None else np.ascontiguousarray(computed, "<f4")
@@ -58,7 +61,7 @@ class FeatureJournal(Journal):
         return [self.features[pair] for pair in wanted]
 
     def fit(self, genome: Genome, images: int, fitness: float) -> None:
-        """Set the fitness of a genome whose features on all images are known."""
+        """Note the fitness of a genome, computed from its stored features on all images."""
         self.entries[genome, images] = fitness
         if self.listen is not None:
             self.listen(genome, images, fitness)

@@ -1,4 +1,4 @@
-"""Fitness of a genome: Fréchet distance of its samples. All genomes have the same noise.
+"""Fitness of a genome: the Fréchet distance of its images, lower is better. All genomes have the same noise.
 
 `fid` compares with a reference, as Algorithm 1 does. `fd_fp` compares with full-precision images of the same noise.
 Everything that does not depend on the genome is computed once: noise and labels, the full-precision features, and every
@@ -38,12 +38,12 @@ Metric = Literal["fid", "fd_fp"]
 
 
 class ImageFitness:
-    """Fréchet distance of a genome's first n images; lower is better. Infinite if an image is not finite.
+    """Function from a genome to the Fréchet distance of its images.
 
-    `decoder` turns outputs of the model into images. `reference` holds the moments for FID. Without it the metric is
-    `fd_fp`: the first n images are compared with the first n images of full precision. Images come in batches of
-    `chunk`, and n is a multiple of it. `images_sampled` counts the sampled images of candidates, not those of full
-    precision.
+    It is infinite if an image is not finite; lower is better. `decoder` turns outputs of the model into images.
+    `reference` holds the moments for FID. Without it the metric is `fd_fp`: the first n images are compared with the
+    first n images of full precision. Images come in batches of `chunk`, and n is a multiple of it. `images_sampled`
+    counts the sampled images of genomes, not those of full precision.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ImageFitness:
         self._features: dict[Genome, list[np.ndarray | None]] = {}
 
     def on_noise(self, seed: int) -> "ImageFitness":
-        """This fitness with noise and labels of another seed; both share their quantized layers."""
+        """A copy of this fitness that uses noise and labels of another seed, and the same quantized layers."""
         other = copy(self)
         other.protocol = replace(self.protocol, seed=seed)
         other._begin()
@@ -83,11 +83,11 @@ class ImageFitness:
 
     @property
     def metric(self) -> Metric:
-        """Name of the distance."""
+        """Name of the distance: `fd_fp` (to full precision) or `fid` (to a reference)."""
         return "fd_fp" if self.reference is None else "fid"
 
     def check_prefix(self, images: int) -> None:
-        """Raise unless this number of images is a multiple of the chunk size, at least 2, and at most all images."""
+        """Raise ConfigError unless `images` is a multiple of the chunk size, from 2 up to the number of all images."""
         if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
             legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
             raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal} images")
@@ -99,7 +99,7 @@ class ImageFitness:
         return value
 
     def on_prefix(self, genome: Genome, images: int) -> float:
-        """Fitness on the first images. Images that were already sampled for this genome are not sampled again."""
+        """Fitness of a genome on its first `images` images. Images from an earlier call are not sampled again."""
         self.check_prefix(images)
         chunks = images // self.chunk
         kept = self._features.setdefault(genome, [])
@@ -111,11 +111,10 @@ class ImageFitness:
         return distance_to(self._target(chunks), np.concatenate(finite))
 
     def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None:
-        """Pool features (images, d) of one batch of images. Without a genome those of full precision.
+        """Pool features (images, d) of a genome's images in one chunk; of full-precision images if the genome is None.
 
-        None if not finite.
-
-        Nothing is stored. Chunks beyond the images of the fitness are allowed.
+        The result is None if an image is not finite. Nothing is stored. The chunk may lie beyond the images of the
+        fitness.
         """
         if genome is None:
             return self._sample(self.swappable.full_precision(), chunk)
@@ -178,7 +177,7 @@ class ImageFitness:
         return digest(self.swappable.source.state_dict())
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary of everything that the fitness depends on, except the genome. It goes into the journal."""
+        """Everything that the fitness depends on, except the genome, as a dictionary. It goes into the journal."""
         target: str | None = None
         if self.reference is not None:
             reference = {"mean": self.reference.mean, "covariance": self.reference.covariance}
@@ -199,9 +198,9 @@ class ImageFitness:
 
 
 class Noises:
-    """Fitness on several noises with the same quantized layers. A key is (seed of the noise, genome).
+    """Fitness of genomes on the noise of several seeds. In place of a genome its functions take (seed, genome).
 
-    It has the functions of a fitness, so `qdit.search.workers` can run it in several processes.
+    All seeds share the same quantized layers. `qdit.search.workers` can run it in several processes.
     """
 
     def __init__(self, fitness: ImageFitness) -> None:
@@ -209,12 +208,15 @@ class Noises:
         self._by_seed: dict[int, ImageFitness] = {}
 
     def on_prefix(self, what: tuple[int, Genome], images: int) -> float:
-        """The fitness of a genome on the first images for the noise of a seed."""
+        """Fitness of a genome on its first `images` images. `what` is (seed of the noise, genome)."""
         seed, genome = what
         return self._on(seed).on_prefix(genome, images)
 
     def features(self, what: tuple[int, Genome | None], chunk: int) -> np.ndarray | None:
-        """Features of a genome's images in one chunk, for the noise of a seed. Without a genome: of full precision."""
+        """Features of the images in one chunk. `what` is (seed of the noise, genome).
+
+        The genome None means full precision.
+        """
         seed, genome = what
         return self._on(seed).features(genome, chunk)
 
@@ -224,13 +226,13 @@ class Noises:
         return self._by_seed[seed]
 
     def forget(self) -> None:
-        """Delete the stored features of all genomes."""
+        """Delete the stored features of all genomes and seeds."""
         for fitness in self._by_seed.values():
             fitness.forget()
 
 
 def digest(tensors: dict[str, Tensor]) -> str:
-    """sha256 of names, shapes, types and bytes."""
+    """sha256 over names, shapes, types and bytes of tensors."""
     hashed = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         hashed.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())

@@ -21,10 +21,11 @@ from qdit.search.space import Constraint, SearchSpace
 
 @dataclass(frozen=True)
 class SearchJob:
-    """Weights, space, quantizers, protocol and evaluator. Without `reference_file` the metric is FD-FP, else FID.
+    """The inputs of a search: weights, group sizes, bits, sampling protocol, extractor and reference.
 
-    `latency` is the file of measured times for the constraint of that name. `vae` decodes the output of the model; it
-    is the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is where all processes compute.
+    Without `reference_file` the metric is FD-FP, else FID. `latency` is the file of measured times, if the constraint
+    is `latency`. `vae` decodes the output of the model; it is the protocol's `decoder`. `device` (`cpu` or `cuda:N`) is
+    where all processes compute.
     """
 
     weights: Path
@@ -45,24 +46,24 @@ class SearchJob:
     device: str = "cpu"
 
     def modules(self) -> tuple[str, ...]:
-        """Modules that the fitness loads by name, for code digests."""
+        """Modules that the fitness loads by name, so that a digest of its code can include them."""
         return extractor_code(self.extractor)
 
     def quantizer(self) -> LayerQuantizer:
-        """How a layer is quantized."""
+        """The object that quantizes a layer with the bits of this search."""
         return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
 
     def worker(self) -> ImageFitness:
-        """The fitness for a worker process; it uses one thread."""
+        """Make the fitness for a worker process, which uses one thread."""
         torch.set_num_threads(1)
         return self.fitness()
 
     def noises(self) -> Noises:
-        """Fitness as a function of the noise seed."""
+        """Make a fitness for a worker process that takes the seed of the noise beside each genome."""
         return Noises(self.worker())
 
     def measured_latency(self) -> LatencyModel | None:
-        """The latency model of the job's file; ConfigError for one that was measured with other bits."""
+        """Read the latency model of this search, if it has one; ConfigError if it was measured with other bits."""
         if self.latency is None:
             return None
         model = read_latency(self.latency)
@@ -74,7 +75,10 @@ class SearchJob:
         return model
 
     def fitness(self) -> ImageFitness:
-        """A fitness; its `space` and `swappable.source` (the model) serve the rest of the search."""
+        """Load the model and make the fitness.
+
+        It also has the search space (`space`) and the model (`swappable.source`).
+        """
         device = torch_device(self.device)
         model = load_dit(self.weights).to(device)
         space = SearchSpace.of(

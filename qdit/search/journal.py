@@ -30,9 +30,9 @@ Listener = Callable[[Genome, int, float], None]
 def search_identity(
     method: str, space: SearchSpace, options: Mapping[str, Any], *, seed: int, fitness: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """First line of a journal: everything that decides which genomes are measured, and their fitness.
+    """Identity of a search, the first line of its journal: everything that decides which genomes are measured, and how.
 
-    `options` are the options of the search (and of a race). `fitness` is the identity of the fitness.
+    `options` are all options of the search. `fitness` is the identity of the fitness.
     """
     return {
         "method": method,
@@ -44,7 +44,7 @@ def search_identity(
 
 
 class Journal:
-    """Mapping (genome, images) → fitness, stored in a file. Without a path it is in memory only.
+    """Mapping (genome, number of images) → fitness, stored in a file. Without a path it is in memory only.
 
     `identity` holds all other inputs of the search: those that decide which genomes are measured, and those on which
     a fitness depends. Raises ConfigError if the file belongs to another search or if another process writes to it.
@@ -119,7 +119,10 @@ class Journal:
             os.fsync(self._file.fileno())
 
     def add(self, genome: Genome, images: int, fitness: float) -> None:
-        """Store one reading. A fitness that is not finite becomes infinite (null in the file)."""
+        """Store the fitness of a genome on this number of images. NaN becomes infinity.
+
+        The file has null for infinity.
+        """
         value = float(fitness) if math.isfinite(fitness) else math.inf
         self._add({"genome": list(genome), "images": images, "fitness": value if value < math.inf else None})
         self._note(genome, images, value)
@@ -127,7 +130,7 @@ class Journal:
     def losses(
         self, genomes: Sequence[Genome], images: int, fitness: Callable[[Genome], float], *, spread: Spread = map
     ) -> list[float]:
-        """Fitness of each genome on that many images. Missing values are computed and written one by one."""
+        """Fitness of each genome on `images` images. What the journal lacks is computed and written value by value."""
         missing = [genome for genome in dict.fromkeys(genomes) if (genome, images) not in self.entries]
         for genome, value in zip(missing, spread(fitness, missing), strict=True):
             self.add(genome, images, value)
@@ -135,7 +138,11 @@ class Journal:
 
     @property
     def images_sampled(self) -> int:
-        """Number of images in a search without interruption: for each genome the largest number counts once."""
+        """Number of images that the search would sample without interruption.
+
+        For each genome only the largest number counts, because a measurement on more images uses the earlier images
+        again.
+        """
         longest: dict[Genome, int] = {}
         for genome, images in self.entries:
             longest[genome] = max(images, longest.get(genome, 0))
@@ -143,12 +150,15 @@ class Journal:
 
 
 def entry_digest(entry: Mapping[str, Any], header: str) -> str:
-    """Digest of an entry and its search's identity, so that an edited line or a line of another search is refused."""
+    """Digest of a journal entry and of the search's identity `header`.
+
+    A line that was edited, or that belongs to another search, has another digest and is refused.
+    """
     return sha256_json({"entry": dict(entry), "identity": header})
 
 
 def is_of(entry: Mapping[str, Any], header: str) -> bool:
-    """Whether a line of a journal is an unedited entry of the search with this digest."""
+    """Whether a line of a journal is unedited and belongs to the search with the identity `header`."""
     plain = {name: value for name, value in entry.items() if name != DIGEST}
     try:
         return entry.get(DIGEST) == entry_digest(plain, header)
@@ -157,7 +167,10 @@ def is_of(entry: Mapping[str, Any], header: str) -> bool:
 
 
 def in_full(fitness: Callable[[Genome], float], *, images: int, journal: Journal, spread: Spread = map) -> Measure:
-    """Measure every genome on all `images`, as Algorithm 1 and random search do; write each to the journal."""
+    """A function that measures all genomes of a generation on all `images`, and writes each fitness to the journal.
+
+    Algorithm 1 and random search use it.
+    """
 
     def measure(genomes: Sequence[Genome], before: Sequence[Evaluation]) -> list[Reading]:
         return [Reading(loss, images) for loss in journal.losses(genomes, images, fitness, spread=spread)]

@@ -1,6 +1,7 @@
-"""Multiple-choice knapsack: one size per layer with the least sum of scores under a budget. There are two solvers.
+"""Multiple-choice knapsack: choose one size for each layer, with the least sum of scores within a budget of costs.
 
-min Σ_l Σ_g z_{l,g} s_{l,g} with Σ_g z_{l,g} = 1 and Σ_l Σ_g z_{l,g} c_{l,g} ≤ limit.
+With z = 1 for the chosen size of a layer, it is min Σ_l Σ_g z_{l,g} s_{l,g} with Σ_g z_{l,g} = 1 and Σ_l Σ_g z_{l,g}
+c_{l,g} ≤ limit. There are two solvers.
 
 The costs are integers (`SearchSpace.costs`), so dynamic programming is exact. A test compares it with
 `scipy.optimize.milp`.
@@ -22,7 +23,7 @@ SCORE_SCALE = 1e4
 
 
 def allocate(space: SearchSpace, scores: np.ndarray, *, solver: Solver = "dp") -> Genome:
-    """The genome with the least Σ scores[layer, size] (L, S) within the budget of the space."""
+    """The genome with the least sum of `scores` (layers, sizes) among all genomes within the budget of the space."""
     shape = (len(space.layers), len(space.sizes))
     if scores.shape != shape or not np.isfinite(scores).all():
         raise ConfigError(
@@ -36,10 +37,11 @@ def allocate(space: SearchSpace, scores: np.ndarray, *, solver: Solver = "dp") -
 
 
 def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
-    """Column of each row with the least sum of scores (L, S). The integer costs (L, S) ≥ 0 sum to at most limit.
+    """Solve the knapsack by dynamic programming: choose a column for each row of `scores` (L, S) with the least sum.
 
-    least[u] is the least score of the layers so far with a cost of at most u. Of equal scores the first column wins.
-    Raises ConfigError if no choice is within the limit, or if the table would be too large.
+    The chosen integer `costs` (L, S) ≥ 0 sum to at most `limit`. The table `least[u]` holds the least score of the
+    layers so far with a cost of at most u. Of equal scores the first column wins. Raises ConfigError if no choice is
+    within the limit, or if the table would be too large.
     """
     check_feasible(costs, limit)
     limit = min(limit, int(costs.max(axis=1).sum()))
@@ -65,7 +67,10 @@ def solve_dp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
 
 
 def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
-    """Solve the knapsack by branch and bound (HiGHS)."""
+    """Solve the knapsack of `solve_dp` by branch and bound, with the solver HiGHS.
+
+    The result has a column for each row.
+    """
     check_feasible(costs, limit)
     layers, sizes = scores.shape
     largest = float(np.abs(scores).max()) or 1.0
@@ -88,7 +93,7 @@ def solve_milp(scores: np.ndarray, costs: np.ndarray, limit: int) -> list[int]:
 
 
 def check_feasible(costs: np.ndarray, limit: int) -> None:
-    """Raise ConfigError unless the cheapest choice of every layer is within the limit."""
+    """Raise ConfigError if even the cheapest size of every layer costs more than `limit` in all."""
     cheapest = int(costs.min(axis=1).sum())
     if cheapest > limit:
         raise ConfigError(

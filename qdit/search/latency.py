@@ -1,4 +1,4 @@
-"""Measured time of linear layers by shape and group size. `qdit bench latency` writes it, a search may read it."""
+"""Measured times of linear layers by shape and group size. `qdit bench latency` writes them; a search may read them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class LatencyModel:
-    """Seconds of one call of a linear for each (inputs, outputs, group size), by one backend at `rows` rows.
+    """Measured seconds of one call of a linear layer, for each (inputs, outputs, group size).
 
-    `sha256`, the digest of its file, identifies a search that used it.
+    All calls had `rows` rows and the same backend (program that computes). `sha256`, the digest of the file, becomes
+    part of the identity of a search that uses it.
     """
 
     backend: str
@@ -29,7 +30,7 @@ class LatencyModel:
     sha256: str
 
     def seconds(self, inputs: int, outputs: int, group_size: int) -> float:
-        """Measured time of a layer. ConfigError if it was not measured."""
+        """Measured seconds of one call of a layer. ConfigError if its shape and group size were not measured."""
         try:
             return self.seconds_of[inputs, outputs, group_size]
         except KeyError:
@@ -42,12 +43,12 @@ class LatencyModel:
             ) from None
 
     def total(self, layers: Iterable[tuple[int, int, int]]) -> float:
-        """Seconds of layers (inputs, outputs, group size) one after another."""
+        """Sum of the measured seconds of layers, each given as (inputs, outputs, group size)."""
         return sum(self.seconds(*layer) for layer in layers)
 
 
 def read_latency(path: Path) -> LatencyModel:
-    """Read a latency model. DataError if the file is not one."""
+    """Read a latency model from a file; DataError if the file holds no latency model."""
     content = read_json(path)
     try:
         if content["format"] != FORMAT or content["bench"] != "latency":

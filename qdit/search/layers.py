@@ -1,4 +1,4 @@
-"""Quantized layers by (layer, group size), and one model in which they are swapped."""
+"""Layers of one model, quantized with every group size, and the model in which they can be swapped."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -25,11 +25,10 @@ WeightQuantizer = Callable[[str, Tensor, int], QuantizedWeight]
 
 @dataclass(frozen=True)
 class LayerQuantizer:
-    """How one layer is quantized.
+    """How one layer is quantized: weight and input have groups of the same size.
 
-    Weights have groups; inputs have dynamic ranges for each token and group of equal size.
-
-    Weights are rounded to nearest unless `weights` says otherwise. `symmetric` is the quantizer of the released search.
+    The range of the input is computed in every forward pass, for each token and group. Weights are rounded to nearest
+    unless a function `weights` is given. `symmetric` makes the codes symmetric around zero, as in the released search.
     """
 
     weight_bits: int
@@ -38,7 +37,7 @@ class LayerQuantizer:
     weights: WeightQuantizer | None = None
 
     def layer(self, name: str, linear: nn.Linear, size: int) -> QuantizedLinear:
-        """The quantized form of a linear of the full-precision model."""
+        """Make the quantized layer for a linear layer of the full-precision model, with groups of `size` inputs."""
         weight: QuantizedWeight | Tensor = linear.weight.detach()
         if self.weight_bits < FULL_PRECISION_BITS:
             weight = self.round(linear.weight.detach(), size)
@@ -50,14 +49,17 @@ class LayerQuantizer:
         return QuantizedLinear(weight=weight, bias=linear.bias, activation=activation)
 
     def round(self, weight: Tensor, size: int) -> QuantizedWeight:
-        """Round to nearest with a min-max range per group."""
+        """Round a weight to nearest, with a min-max range for each group of `size` inputs."""
         rule = partial(minmax, symmetric=self.symmetric)
         return quantize_weight(
             weight, bits=self.weight_bits, granularity=granularity(size), ranges=rule, symmetric=self.symmetric
         )
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary for JSON. A custom weight quantizer has no name, so the caller must record it."""
+        """Settings of this quantizer as a dictionary for JSON.
+
+        A function `weights` that the caller gave has no name, so the caller must record it.
+        """
         return {
             "weight_bits": self.weight_bits,
             "activation_bits": self.activation_bits,
@@ -67,9 +69,10 @@ class LayerQuantizer:
 
 
 class SwappableModel:
-    """A model whose layers can be exchanged. Each layer is quantized once per size and stored.
+    """A model in which each layer can be replaced by its quantized form of any group size.
 
-    All layers with all sizes stay in memory, packed. This takes the number of sizes times the weights of these layers.
+    Each layer is quantized once per size. All layers with all sizes stay in memory, packed. This takes as much memory
+    as the packed weights times the number of sizes.
     """
 
     def __init__(self, model: DiT, space: SearchSpace, quantizer: LayerQuantizer) -> None:
@@ -80,19 +83,22 @@ class SwappableModel:
         self._cache: dict[tuple[str, int], nn.Module] = {}
 
     def full_precision(self) -> DiT:
-        """The model with its original layers."""
+        """Put the original layers into the model and return it."""
         for name, module in self._exact.items():
             replace(self.model, name, module)
         return self.model
 
     def use(self, genome: Genome) -> DiT:
-        """The model in which every layer has the size from the genome."""
+        """Put the layers with the genome's group sizes into the model and return it."""
         for name, size in self.space.groups(genome).items():
             replace(self.model, name, self.layer(name, size))
         return self.model
 
     def layer(self, name: str, size: int) -> nn.Module:
-        """One quantized layer, packed as in `prepare_inference`. A GELU is included if that function includes it."""
+        """The layer `name` quantized with this group size, packed as `prepare_inference` packs it.
+
+        It includes the GELU after the layer where `prepare_inference` includes it.
+        """
         if (name, size) not in self._cache:
             layer = self.quantizer.layer(name, linear_of(self.source, name), size)
             exact = self._exact[name]

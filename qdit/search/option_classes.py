@@ -1,4 +1,4 @@
-"""Options of the searches, one frozen dataclass each. Profiles read them; nothing here computes."""
+"""Options of the searches, one frozen dataclass for each kind of search. Profiles read them; nothing here computes."""
 
 import math
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Rounds = Annotated[tuple[Count, ...], MinLen(1)]
 
 @dataclass(frozen=True)
 class EvolutionOptions(CheckedOptions):
-    """Options of Algorithm 1. The defaults are those of the released script, because the paper gives none.
+    """Options of Algorithm 1 of Q-DiT. The defaults are those of the released script, because the paper gives none.
 
     `reseed` restarts the random stream after every accepted genome, as the released program does by accident.
     """
@@ -46,12 +46,13 @@ class EvolutionOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class RacingOptions:
-    """Options of racing. `rungs`: numbers of images in ascending order; the last one is the full number.
+    """Options of racing, in which a genome is first measured on few images and only promising genomes on more.
 
+    rungs           numbers of images at which genomes are compared, ascending; the last one is the full number
     keep            fraction of a generation that goes from one rung to the next (rounded up)
-    margin          relative amount by which a candidate may be worse than the K-th best and still go on
-    parents         K
-    surrogate_keep  fraction of a generation that is sampled, if there is a surrogate
+    margin          how much worse than the K-th best genome, relatively, a genome may be and still go on
+    parents         K, the number of genomes from which the next generation is made
+    surrogate_keep  fraction of a generation that is sampled at all, if scores of the layers order it first
     """
 
     rungs: tuple[int, ...]
@@ -75,7 +76,7 @@ class RacingOptions:
             )
 
     def most_images(self, population: int, *, surrogate: bool = False) -> int:
-        """Largest number of images for a generation, without protected genomes."""
+        """Largest number of images that one generation can need, without the genomes that always get all images."""
         left = math.ceil(self.surrogate_keep * population) if surrogate else population
         total, before = 0, 0
         for rung in self.rungs:
@@ -86,11 +87,12 @@ class RacingOptions:
 
 @dataclass(frozen=True)
 class ResponseOptions(CheckedOptions):
-    """`genomes`: how many genomes of each round see one chunk of images. `finalists`: how many see all images.
+    """Options of a search by linear response. `genomes`: how many genomes of each round see one chunk of images.
 
-    pool    number of chunks, one for each candidate in order; full precision is sampled for all of them once
-    apart   smallest number of layers in which two genomes of a round differ
-    probes  draws of random signs for the sensitivities from which the model starts
+    finalists  how many genomes of each last round see all images
+    pool       number of chunks; each genome takes the next chunk. Full precision is sampled for all of them once
+    apart      smallest number of layers in which two genomes of a round differ
+    probes     draws of random signs for the sensitivities of the layers, from which the model starts
     """
 
     genomes: Rounds = (32, 8, 8, 8)
@@ -107,5 +109,5 @@ class ResponseOptions(CheckedOptions):
             )
 
     def most_images(self, *, images: int, chunk: int) -> int:
-        """Largest number of sampled images."""
+        """Largest number of images that the search can sample."""
         return sum(self.genomes) * chunk + sum(self.finalists) * images

@@ -1,4 +1,4 @@
-"""The kinds of searches and their options, as a command or a profile names them."""
+"""The kinds of searches and their options, by the names that commands and profiles use."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -26,11 +26,11 @@ RESEED = {"reseed": True}
 
 @dataclass(frozen=True)
 class RaceOptions(CheckedOptions):
-    """Options of `racing` beside Algorithm 1's: those of `RacingOptions`, and the surrogate.
+    """Options of a search of kind `racing`, beside those of Algorithm 1 (see `RacingOptions`).
 
-    Without `rungs` the first rung is one chunk, and each next rung has twice as many images, up to all images.
-    `surrogate` is the kind of scores that order candidates: `ilp`, `hessian` or `none`. The allocation that is best by
-    these scores is in the first generation and passes all rungs.
+    Without `rungs` the first comparison uses one chunk of images, and each next one twice as many, up to all images.
+    `surrogate` is the kind of layer scores that order genomes before any image is sampled: `ilp`, `hessian` or `none`.
+    The allocation that is best by these scores is in the first generation and always gets all images.
     """
 
     rungs: tuple[Count, ...] = ()
@@ -47,7 +47,7 @@ class RaceOptions(CheckedOptions):
             )
 
     def of(self, *, images: int, chunk: int, parents: int) -> RacingOptions:
-        """Options of a race over that many images in such chunks."""
+        """The options of a race in which `images` is the full number of images and `chunk` is the size of a batch."""
         if chunk < 1:
             raise ConfigError(f"{images} images in chunks of {chunk}: a chunk must have at least 1 image")
         rungs = self.rungs or tuple(doubled(chunk, images))
@@ -58,28 +58,28 @@ class RaceOptions(CheckedOptions):
 
 @dataclass(frozen=True)
 class RandomOptions(CheckedOptions):
-    """`evaluations`: number of measured genomes, with the reference."""
+    """Options of random search. `evaluations`: number of measured genomes; the reference is one of them."""
 
     evaluations: Count = 500
 
 
 @dataclass(frozen=True)
 class KnapsackOptions(CheckedOptions):
-    """`solver`: dynamic programme (dp) or branch and bound (milp)."""
+    """Options of a search that solves a knapsack. `solver`: dynamic programming (dp) or branch and bound (milp)."""
 
     solver: Solver = "dp"
 
 
 @dataclass(frozen=True)
 class HessianOptions(KnapsackOptions):
-    """`probes`: draws of random signs for the diagonal of the Gauss–Newton matrix."""
+    """Options of kind `hessian`. `probes`: draws of random signs for the diagonal of the Gauss–Newton matrix."""
 
     probes: Count = 8
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of every kind. Only the options of the used kind differ from their defaults."""
+    """Options of all kinds of search. Only the options of the used kind may differ from their defaults."""
 
     evolution: EvolutionOptions = field(default_factory=EvolutionOptions)
     race: RaceOptions = field(default_factory=RaceOptions)
@@ -89,7 +89,7 @@ class SearchOptions:
     hessian: HessianOptions = field(default_factory=HessianOptions)
 
     def of(self, kind: Kind) -> dict[str, Any]:
-        """Plain dictionary of the options that decide a search of this kind."""
+        """Those options that decide a search of this kind, as a dictionary for JSON."""
         return {name: value for section in PARTS[kind] for name, value in asdict(getattr(self, section)).items()}
 
 
@@ -115,9 +115,9 @@ def parse_kind(kind: str) -> Kind:
 
 
 def parse_search_options(kind: Kind, values: Mapping[str, Any], *, position: str = "") -> SearchOptions:
-    """Options of a kind from plain JSON.
+    """Make the options of a kind of search from plain JSON.
 
-    `position` is their position in a profile. ConfigError as in `parse_options`.
+    `position` says, for messages, where they stand in a profile. ConfigError as in `parse_options`.
     """
     classes = {section: type(getattr(SearchOptions(), section)) for section in PARTS[kind]}
     names = {section: [option.name for option in fields(options)] for section, options in classes.items()}
@@ -134,7 +134,7 @@ def parse_search_options(kind: Kind, values: Mapping[str, Any], *, position: str
 
 
 def doubled(first: int, last: int) -> list[int]:
-    """Numbers first, 2 · first, 4 · first, … below `last`, and then `last`."""
+    """The numbers first, 2 · first, 4 · first, … as long as they are below `last`, and then `last`."""
     numbers = []
     while first < last:
         numbers.append(first)

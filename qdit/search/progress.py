@@ -1,4 +1,4 @@
-"""A line of progress: genomes measured, best fitness so far, time left."""
+"""A line of progress of a search: genomes measured, best fitness so far, time left."""
 
 import math
 import sys
@@ -12,9 +12,10 @@ from qdit.search.space import Genome
 
 
 class Progress:
-    """Listener of a journal. It counts images up to an expected total; a race needs at most that many.
+    """Function that a journal calls after each measurement; it prints a line of progress of the search.
 
-    `images` is the full number of images. Only a genome that was measured on all of them can be the best.
+    It compares the images so far with the expected number; a race may need fewer. `images` is the full number of images
+    of a genome. Only a genome that was measured on all of them can be the best.
     """
 
     def __init__(self, total_images: int, *, images: int, show: bool = True) -> None:
@@ -30,7 +31,10 @@ class Progress:
         self._bar.close()
 
     def begin(self) -> None:
-        """Start measuring time. Entries from an earlier attempt do not count for the estimate of the time left."""
+        """Start to measure time.
+
+        Entries that the journal had already do not count for the estimate of the time left.
+        """
         self._bar.initial = self._bar.n
         self._bar.start_t = self._bar.last_print_t = time.time()
 

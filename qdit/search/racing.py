@@ -1,8 +1,9 @@
-"""Racing: Algorithm 1 first compares candidates on few images. Only promising candidates get more images.
+"""Racing: Algorithm 1 of Q-DiT, but genomes are first compared on few images. Only promising genomes get more images.
 
-A generation is reduced by successive halving (Jamieson & Talwalkar 2016): a later rung adds images to the same first
-images. The reference genome and the surrogate's best genome pass all rungs. A candidate is also dropped if it is worse
-than the K-th best genome so far on the same images. All genomes see the same noise.
+A generation is reduced by successive halving (Jamieson & Talwalkar 2016): each step, a *rung*, adds images to the
+images before. The *surrogate* is a sum of layer scores that guesses a genome's fitness without images. The reference
+genome and the best genome by the surrogate get all images in any case. A genome is also dropped if it is worse than the
+K-th best genome so far on the same images. All genomes see the same noise.
 """
 
 import math
@@ -24,10 +25,10 @@ Surrogate = Callable[[Genome], float]
 
 @dataclass(frozen=True)
 class Race:
-    """Measures a generation for `evolve`: most genomes on few images, the promising ones on all.
+    """Function that measures a generation of Algorithm 1: most genomes on few images, the promising ones on all.
 
-    `protected` genomes (the reference and the surrogate's best) always pass all rungs. `forget` is called after each
-    generation.
+    `protected` genomes (the reference, and the best by the layer scores) always get all images. `forget` is called
+    after each generation, to delete stored features.
     """
 
     fitness: PrefixFitness

@@ -1,10 +1,10 @@
 """Search by linear response: few images of many genomes are enough to fit a linear model of each layer's effect.
 
 Features of a genome's images are compared with full-precision features of the same noise (`qdit.search.tangent`). Their
-difference is a *shift*. The shifts of the layers add up. So a few dozen genomes give the shifts of all others
-(`qdit.search.response`). Algorithm 1 then finds the genome with the smallest expected distance by this model, without
-images. This genome is sampled, the model is fitted again, and so on. Each candidate has one chunk of images; successive
-candidates use successive chunks. Finalists have all images.
+difference is a *shift*. The shifts that single layers cause add up. So a few dozen genomes give the shifts of all
+others (`qdit.search.response`). Algorithm 1 then finds the genome with the smallest expected distance by this model,
+without images. This genome is sampled, the model is fitted again, and so on. Each genome gets one chunk of images, and
+the next genome the next chunk. The last few genomes (*finalists*) get all images.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,10 +37,11 @@ REMEMBERED = 10
 
 @dataclass
 class Responding:
-    """One search. `scores` (L, S) are sensitivities. `features` samples a chunk of a genome, or of EXACT.
+    """A search by linear response, ready to run.
 
-    `reference` holds the moments for the fitness of finalists; without it they are those of full precision. The model
-    always predicts the distance to full precision.
+    `scores` (L, S) is the sensitivity of each layer at each size. `features` samples one chunk for a genome, or for
+    full precision (EXACT). `reference` holds the moments for the fitness of the last genomes; without it they are those
+    of full precision. The linear model always predicts the distance to full precision.
     """
 
     space: SearchSpace
@@ -60,7 +61,7 @@ class Responding:
         self._turn = 0
 
     def run(self) -> Outcome:
-        """The search; equal arguments give an equal outcome, however often it was interrupted."""
+        """Run the search. Equal arguments give an equal result, however often the search was interrupted."""
         self._exact = self._full_precision()
         self._tangent = Tangent(np.concatenate(self._exact[: self.options.pool]))
         done: list[Evaluation] = []

@@ -36,9 +36,9 @@ LEAST_NOISE = 1e-6
 
 @dataclass(frozen=True)
 class Response:
-    """Distribution of the shifts of all genomes, after `fit`.
+    """The fitted linear response model: a Gaussian distribution of the shift (change of features) of every genome.
 
-    A genome is a row of `columns` (N, L): indices of its sizes.
+    A genome is a row of `columns` (N, L): for each layer the index of its group size.
     """
 
     columns: np.ndarray
@@ -49,7 +49,11 @@ class Response:
 
     @classmethod
     def fit(cls, columns: np.ndarray, shifts: np.ndarray, noise: np.ndarray, prior: np.ndarray) -> "Response":
-        """Fit the model to `shifts` (N, D) with noise variances `noise` (N,). `prior` (L,) are relative variances."""
+        """Fit the model to the measured shifts (N, D) of N genomes.
+
+        `noise` (N,) is the variance of the noise in each shift. `prior` (L,) says how large the effects of the layers
+        are, relative to each other, before anything is measured.
+        """
         alike, products, elements = similarity(columns, columns), shifts @ shifts.T, shifts.shape[1]
         square = np.trace(products) / len(shifts) / elements or 1.0  # nothing moved: all genomes are alike
         start = np.append(np.log(prior / prior.sum() * EXPLAINED * square), 0.0)
@@ -75,7 +79,10 @@ class Response:
         return cls(columns, variances, precision, weights, weights @ weights.T)
 
     def squared_length(self, columns: np.ndarray) -> np.ndarray:
-        """Expected squared length (N,) of genomes' shifts: squared length of the mean, plus D times the variance."""
+        """Expected squared length (N,) of each genome's shift.
+
+        It is that of the mean shift, plus D times the variance of an element.
+        """
         near = similarity(columns, self.columns) @ self.variances
         mean = np.einsum("ij,jk,ik->i", near, self.lengths, near)
         left = self.variances.sum() - np.einsum("ij,jk,ik->i", near, self.precision, near)
@@ -83,5 +90,8 @@ class Response:
 
 
 def similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Correlation (N, M, L) between the effects of each layer in two genomes, from columns (N, L) and (M, L)."""
+    """Correlation (N, M, L) of layer l's effects in genome n of `a` (N, L) and genome m of `b` (M, L).
+
+    It is 1 for the same group size, and a constant below 1 for two different sizes.
+    """
     return SHARED + (1 - SHARED) * (a[:, None] == b[None])

@@ -1,4 +1,4 @@
-"""The result of a search: an allocation and its history, as JSON that `read_allocation` reads."""
+"""The result of a search as a JSON file: group sizes and the measured genomes. `read_allocation` reads it."""
 
 import math
 from pathlib import Path
@@ -20,7 +20,7 @@ def allocation(
     identity: dict[str, Any],
     history: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """The content of an allocation file. An answer of a knapsack has no images, seed or history.
+    """The content of an allocation file. The result of a knapsack has no images, seed or history.
 
     `budget` is B(g) in bit operations per token, `budget_limit` is B(all = reference). With the constraint `latency`
     both are seconds. Raises ConfigError for a genome above the budget.
@@ -77,10 +77,10 @@ def searched(
 
 
 def write_allocation(path: Path, content: dict[str, Any]) -> None:
-    """Write an allocation atomically."""
+    """Write an allocation file completely or not at all."""
     write_json(path, content)
 
 
 def finite(value: float | None) -> float | None:
-    """The value; None if it is None or not finite."""
+    """The value, or None if it is not finite."""
     return None if value is None or not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""The step weights → allocation. It writes a journal and the search time beside the result.
+"""The step that searches an allocation for weights. It writes a journal and the search time beside the result.
 
 The noise of a search differs from the noise of every run: its seeds are derived for the search alone. The same holds
 for the checks on fresh noise after the search.
@@ -47,10 +47,11 @@ FREE_FACTS = ("seed", "dtype", "decoder")
 
 @dataclass(frozen=True)
 class Search:
-    """A search: kind, job, options, seed of its draws, and calibration data (trajectory) for scores of layers.
+    """A search: its kind, its inputs (`job`), its options, and the seed of its random draws.
 
-    The seed in the job's protocol is the root of the noise. The noise also depends on the seed of the draws. The
-    `fresh` best genomes and the reference are measured again on fresh noise.
+    Searches that score layers need `calibration`, a file of kind `trajectory`. The noise of the images depends on the
+    seed in the job's protocol and on the seed of the draws. After the search, the `fresh` best genomes and the
+    reference are measured again on fresh noise.
     """
 
     kind: Kind
@@ -72,7 +73,10 @@ class Search:
 
     @property
     def race(self) -> RacingOptions:
-        """Rungs of a generation. Plain Algorithm 1 and random search have one."""
+        """Options that say how many images a generation gets, rung by rung.
+
+        Algorithm 1 and random search have one rung. A rung is a number of images at which genomes are compared.
+        """
         images, parents = self.job.images, self.options.evolution.parents
         if self.kind == "racing":
             return self.options.race.of(images=images, chunk=self.job.chunk, parents=parents)
@@ -80,7 +84,7 @@ class Search:
 
     @property
     def most_images(self) -> int:
-        """Largest number of images that the search samples."""
+        """Largest number of images that the search can sample."""
         if self.kind == "response":
             return self.options.response.most_images(images=self.job.images, chunk=self.job.chunk)
         if self.kind == "random":
@@ -92,7 +96,7 @@ class Search:
 
     @property
     def surrogate(self) -> bool:
-        """Whether scores of layers order the candidates of a race."""
+        """Whether the search is a race in which scores of layers choose the genomes that get images."""
         return self.kind == "racing" and self.options.race.surrogate != "none"
 
     @property
@@ -109,20 +113,20 @@ class Search:
         return self.options.hessian.probes if hessian else 0
 
     def journal(self, path: Path, identity: dict[str, Any], *, listen: Listener) -> Journal:
-        """The journal of this kind of search."""
+        """Open the journal for this kind of search."""
         return (FeatureJournal if self.kind == "response" else Journal)(path, identity, listen=listen)
 
 
 def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
-    """A seed for one purpose from the root in the job's protocol."""
+    """Derive a seed for one purpose from the seed in the job's protocol."""
     return derive_seed(job.protocol.seed, purpose, *indices) % 2**63
 
 
 @dataclass(frozen=True)
 class Measuring:
-    """Measures genomes, in this process or in workers.
+    """Object that measures genomes, in this process or in worker processes.
 
-    `local` is a fitness in this process. It has the model, the space and the identity.
+    `local` is a fitness in this process. It has the model, the search space and the identity of the fitness.
     """
 
     local: ImageFitness
@@ -130,25 +134,26 @@ class Measuring:
     spread: Spread
 
     def on(self, seed: int) -> PrefixFitness:
-        """The fitness for the noise of one seed."""
+        """Function (genome, number of images) → fitness, with the noise of this seed."""
         return lambda genome, images: self.noises.on_prefix((seed, genome), images)
 
     def losses(self, genomes: Sequence[Genome], images: int, *, seed: int, journal: Journal) -> list[float]:
-        """Fitness of genomes outside a search, on the first `images` images for the noise of `seed`.
+        """Fitness of genomes after a search, on the first `images` images with the noise of `seed`.
 
-        Features are stored until `forget`."""
+        Features are stored until `forget`.
+        """
         fitness = self.on(seed)
         return journal.losses(genomes, images, lambda genome: fitness(genome, images), spread=self.spread)
 
     def identity(self, seed: int, images: int) -> dict[str, Any]:
-        """Identity of the fitness for the noise of one seed: all that it depends on, except the genome."""
+        """Identity of the fitness with the noise of this seed: all that it depends on, except the genome."""
         protocol = replace(self.local.protocol, seed=seed)
         return self.local.identity() | {"protocol": protocol.to_dict(), "images": images}
 
 
 @contextmanager
 def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
-    """Context manager that gives a `Measuring`.
+    """Context manager that gives an object that measures genomes.
 
     With one worker it computes in this process, otherwise in other processes.
     """
@@ -162,7 +167,7 @@ def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
 
 
 def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True) -> dict[str, Any]:
-    """Write the allocation `out` and return its content.
+    """Run a search, write the allocation file `out` and return its content.
 
     It also writes `<stem>.times.json`. A kind that samples images writes the journal `<stem>.<identity>.jsonl`; a
     stopped search continues from it. Neither file changes the content, nor does the number of workers.
@@ -174,7 +179,7 @@ def run_search(search: Search, out: Path, *, workers: int = 1, show: bool = True
 
 
 def check(search: Search, workers: int) -> None:
-    """Raise ConfigError for wrong input that can be found before any file is loaded."""
+    """Raise ConfigError for wrong inputs that can be found before any file is loaded."""
     require_cores("workers", workers)
     if search.fresh < 0:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0 (genomes to measure again)")
@@ -193,7 +198,7 @@ def check(search: Search, workers: int) -> None:
 
 
 def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, Any]:
-    """Content of an allocation file from a search that sampled images."""
+    """Run a search that samples images, and return the content of its allocation file."""
     with measuring(search.job, workers) as at:
         identity = identity_of(search, at)
         key = sha256_json(identity)
@@ -214,7 +219,7 @@ def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, An
 
 
 def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
-    """Identity of a search that samples images: everything that decides its result."""
+    """Identity of a search that samples images: everything that its result depends on."""
     fitness = at.identity(search.noise, search.job.images)
     identity = search_identity(
         search.kind, at.local.space, search.options.of(search.kind), seed=search.seed, fitness=fitness
@@ -225,7 +230,7 @@ def identity_of(search: Search, at: Measuring) -> dict[str, Any]:
 
 
 def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
-    """Run the search. `journal` is that of `Search.journal`."""
+    """Run a search that samples images, with the journal that `Search.journal` gave."""
     space, kind = at.local.space, search.kind
     if isinstance(journal, FeatureJournal):
         return responding(search, at, journal).run()
@@ -248,7 +253,7 @@ def measured_by(search: Search, at: Measuring, journal: Journal) -> Outcome:
 
 
 def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Responding:
-    """A search by linear response, ready to run."""
+    """Make a search by linear response that is ready to run."""
     return Responding(
         at.local.space,
         search.options.response,
@@ -267,7 +272,7 @@ def responding(search: Search, at: Measuring, journal: FeatureJournal) -> Respon
 def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -> list[dict[str, Any]]:
     """Measure the best genomes and the reference again, on equally many images, with the noise of another seed.
 
-    Write to the journal.
+    The values are also written to a journal.
     """
     if search.fresh == 0:
         return []
@@ -292,7 +297,10 @@ def on_fresh_noise(search: Search, at: Measuring, outcome: Outcome, out: Path) -
 
 
 def scored(search: Search, out: Path) -> dict[str, Any]:
-    """Content of an allocation file from scores of layers, without images."""
+    """Run a search that samples no images (a knapsack, the uniform size, or a random genome).
+
+    It returns the content of the allocation file.
+    """
     torch.set_num_threads(1)
     local = search.job.fitness()
     space, kind = local.space, search.kind
@@ -319,7 +327,10 @@ def scored(search: Search, out: Path) -> dict[str, Any]:
 
 
 def scores_of(search: Search, local: ImageFitness) -> np.ndarray:
-    """Scores of layers × sizes, by the diagonal of the Gauss–Newton matrix or the error of a layer's output."""
+    """Scores (layers, sizes): the loss that each layer causes at each group size.
+
+    They come from the diagonal of the Gauss–Newton matrix, or from the error of the layer's output.
+    """
     assert search.calibration is not None  # see check
     model = local.swappable.source
     calibration = load_calibration_of(search.calibration, model.config, search.job.weights)

@@ -1,8 +1,8 @@
 """Scores of layers: the loss of each layer at each group size, for the ILP and Hessian-based searches (Table 6).
 
-Both kinds use inputs of the full-precision model. They quantize weight and input of one layer with the same size
-(as IGQ-ViT and BRECQ do; Q-DiT released no code for them). The knapsack minimizes the sum over
-layers. A search of kind `racing` can use this sum as a surrogate.
+Both kinds use inputs of the full-precision model. They quantize weight and input of one layer with the same size (as
+IGQ-ViT and BRECQ do; Q-DiT released no code for them). A knapsack solver chooses the sizes with the least sum over
+layers. A search of kind `racing` can use this sum to guess the fitness of a genome.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,9 +25,10 @@ from qdit.search.space import Genome, SearchSpace
 
 
 def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer) -> np.ndarray:
-    """s[l, g] = mean over samples of ‖f_l(x) − Q_{l,g}(x)‖², (L, S) float64. x comes from the full-precision model.
+    """Scores (L, S): squared error of layer l's output at size g, s[l, g] = mean over samples of ‖f_l(x) − Q_lg(x)‖².
 
-    The data pass once for each block. Only the layers of this block are quantized in memory.
+    The inputs x come from the full-precision model. The data go through the model once for each block; only the layers
+    of this block are quantized in memory at that time.
     """
     data, rows = list(batches), row_of(space)
     scores = np.zeros((len(space.layers), len(space.sizes)))
@@ -52,11 +53,11 @@ def hessian_scores(
     probes: int = 8,
     seed: int = 0,
 ) -> np.ndarray:
-    """s[l, g] = mean over samples of Σ_k E[(Jᵀv)_k²] (z_k − ẑ_k)², z = f_l(x), (L, S) float64.
+    """Scores (L, S): loss of layer l at size g, s[l, g] = mean over samples of Σ_k E[(Jᵀv)_k²] (z_k − ẑ_k)².
 
-    v are random signs on the model's output. So E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ. It is
-    estimated with `probes` draws of v, new ones for every batch. The gradient of KL(FP ‖ FP), which is zero, is never
-    used.
+    z = f_l(x) is the layer's exact output and ẑ its output at size g. v are random signs on the model's output. So
+    E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ. It is estimated with `probes` draws of v, new ones for
+    every batch. The gradient of KL(FP ‖ FP), which is zero, is never used.
     """
     if probes < 1:
         raise ConfigError(f"probes {probes}: must be at least 1")
@@ -78,13 +79,16 @@ def hessian_scores(
 def fisher_diagonals(
     model: DiT, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Site name → input (N, T, in), and site name → mean of (Jᵀv)² over the draws (N, T, out)."""
+    """Two dictionaries by site name: the layer's input (N, T, in), and the mean over draws of v of (Jᵀv)² (N, T, out).
+
+    J is the derivative of the model's output by the layer's output, and v are random signs (`hessian_scores`).
+    """
     seeds = [derive_seed(seed, Purpose.PROBE, probe) for probe in range(probes)]
     return mean_squares(model, sites, batch, seeds=seeds)
 
 
 def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome], float]:
-    """Function: genome → Σ_l scores[l, g_l], which the knapsack minimizes and a race uses as surrogate."""
+    """Function from a genome to the sum of its scores over layers, Σ_l scores[l, g_l]."""
 
     def loss(genome: Genome) -> float:
         return float(scores[np.arange(len(genome)), space.columns(genome)].sum())
@@ -93,18 +97,18 @@ def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome],
 
 
 def searched_sites(model: DiT, space: SearchSpace) -> list[Site]:
-    """The sites of the layers of the space."""
+    """The model's sites whose layers are in the search space."""
     names = {layer.name for layer in space.layers}
     return [site for site in select(model.sites(), roles=CORE_ROLES) if site.name in names]
 
 
 def quantized_forms(model: DiT, site: Site, space: SearchSpace, quantizer: LayerQuantizer) -> list[nn.Module]:
-    """The layer quantized with each of the sizes."""
+    """The layer of a site, quantized with each group size of the space."""
     return [quantizer.layer(site.name, linear_of(model, site), size) for size in space.sizes]
 
 
 def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
-    """Output (…, out) of a full-precision layer for an input (…, in).
+    """Output (…, out) of the full-precision layer `name` for an input (…, in).
 
     Hooks are not called, because a hook may call this.
     """
@@ -113,7 +117,7 @@ def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
 
 
 def row_of(space: SearchSpace) -> dict[str, int]:
-    """Layer name → row number in the scores."""
+    """Name of each layer → its row number in the scores."""
     return {layer.name: row for row, layer in enumerate(space.layers)}
 
 

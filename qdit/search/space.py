@@ -44,18 +44,18 @@ class Layer:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(inputs, outputs)."""
+        """Shape of the layer: (inputs, outputs)."""
         return self.inputs, self.outputs
 
     @property
     def macs(self) -> int:
-        """Multiply-adds per token."""
+        """Number of multiply-adds of the layer for one token."""
         return self.inputs * self.outputs
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """Layers, the group sizes that every layer may have, and the budget of the uniform `reference` size.
+    """Search space of group sizes: layers, sizes that every layer may have, and the budget that `reference` gives.
 
     The constraint `latency` needs a `latency` model with every layer and every size, also the reference. Raises
     ConfigError for sizes that do not divide a layer's inputs, and for a budget that no genome meets.
@@ -102,7 +102,7 @@ class SearchSpace:
 
     @classmethod
     def of(cls, model: DiT, sizes: Sequence[int], reference: int, **options: Any) -> Self:
-        """The four core linears of every block of a model, in the order of the data."""
+        """The search space of a model: the four core linears of every block, in the order in which data pass them."""
         sites = select(model.sites(), roles=CORE_ROLES)
         shapes = [(site.name, linear_of(model, site).weight.shape) for site in sites]
         layers = tuple(Layer(name, inputs=shape[1], outputs=shape[0]) for name, shape in shapes)
@@ -138,21 +138,21 @@ class SearchSpace:
 
     @property
     def costs(self) -> tuple[tuple[int, ...], ...]:
-        """Cost of each layer (row) with each size (column), as integers in the unit of the budget."""
+        """Cost of each layer (row) at each group size (column), as integers. `limit` is the budget in the same unit."""
         return self._units[0]
 
     @property
     def limit(self) -> int:
-        """The budget in the unit of `costs`."""
+        """The budget, in the integer unit of `costs`."""
         return self._units[1]
 
     def within(self, genome: Genome) -> bool:
-        """Whether a genome meets the budget. The comparison uses integers and is exact."""
+        """Whether a genome is within the budget. The comparison uses integers, so it is exact."""
         columns = self.columns(genome)
         return sum(row[column] for row, column in zip(self.costs, columns, strict=True)) <= self.limit
 
     def columns(self, genome: Genome) -> list[int]:
-        """Index of each layer's size in `sizes`. ConfigError for a genome of another space."""
+        """Position of each layer's group size in `sizes`. ConfigError for a genome that is not of this space."""
         if len(genome) != len(self.layers) or not set(genome) <= set(self.sizes):
             raise ConfigError(
                 f"genome of {len(genome)} sizes {sorted(set(genome))}: allowed are {len(self.layers)} sizes,"
@@ -166,11 +166,11 @@ class SearchSpace:
 
     @property
     def budget_limit(self) -> float:
-        """The budget of the uniform reference."""
+        """Cost of the uniform reference size, in the unit of `budget`."""
         return self.budget(self.uniform(self.reference))
 
     def seconds(self, genome: Genome) -> float:
-        """Measured time of all layers, one after another; ConfigError without a latency model."""
+        """Sum of the measured seconds of all layers with the genome's sizes; ConfigError without a latency model."""
         if self.latency is None:
             raise ConfigError(
                 f"constraint {self.constraint}: no latency model is given, so times are unknown; give one"
@@ -179,19 +179,19 @@ class SearchSpace:
         return self.latency.total((*layer.shape, size) for layer, size in pairs)
 
     def bitops(self, genome: Genome) -> float:
-        """B(g) = Σ M (b_w b_a + c / g), bit operations per token."""
+        """B(g) = Σ_l M_l (b_w b_a + c / g_l): bit operations of all layers per token."""
         products = self.weight_bits * self.activation_bits
         pairs = zip(self.layers, genome, strict=True)
         return sum(layer.macs * (products + RESCALE_COST / size) for layer, size in pairs)
 
     def harmonic_mean(self, genome: Genome) -> float:
-        """Σ M / Σ (M / g): the uniform group size that gives the same number of scales."""
+        """Σ M / Σ (M / g): the uniform group size that would give the same number of scales as this genome."""
         total = sum(layer.macs for layer in self.layers)
         return total / sum(layer.macs / size for layer, size in zip(self.layers, genome, strict=True))
 
     @cached_property
     def odds(self) -> tuple[float, ...]:
-        """Probabilities of the sizes in a random genome: proportional to exp(−λ · price).
+        """Probability of each size for the layers of a random genome: proportional to exp(−λ · price of the size).
 
         λ ≥ 0 is the smallest value whose expected cost is within the budget. Of all distributions with this expected
         cost, this one has the largest entropy. Uniform draws (λ = 0, as in the released program) almost never meet a
@@ -228,19 +228,19 @@ class SearchSpace:
         return 1 / size if self.latency is None else self.seconds(self.uniform(size))
 
     def random(self, rng: random.Random) -> Genome:
-        """A random genome. About half of them are within the budget."""
+        """Draw a random genome. About half of the drawn genomes are within the budget."""
         return tuple(rng.choices(self.sizes, self.odds, k=len(self.layers)))
 
     def groups(self, genome: Genome) -> dict[str, int]:
-        """Layer name → group size."""
+        """The genome as a dictionary: name of each layer → its group size."""
         return {layer.name: size for layer, size in zip(self.layers, genome, strict=True)}
 
     def genome(self, groups: Mapping[str, int]) -> Genome:
-        """The inverse of `groups`."""
+        """The genome of a dictionary from layer names to group sizes (the inverse of `groups`)."""
         return tuple(groups[layer.name] for layer in self.layers)
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary of everything that defines the space, for JSON."""
+        """Everything that defines the space, as a dictionary for JSON."""
         return {
             "layers": [[layer.name, layer.inputs, layer.outputs] for layer in self.layers],
             "sizes": list(self.sizes),
@@ -253,5 +253,5 @@ class SearchSpace:
 
 
 def divisors(number: int) -> list[int]:
-    """All divisors, ascending."""
+    """All divisors of a number, ascending."""
     return [g for g in range(1, number + 1) if number % g == 0]

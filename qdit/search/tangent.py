@@ -1,6 +1,6 @@
 """Fréchet distance between images and nearly equal images, written as the squared length of a mean over images.
 
-Let the moments differ by m and E, and let the covariance be V diag(λ) Vᵀ in its eigenbasis. Then
+Let the moments differ by m (means) and E (covariances), and let the covariance be V diag(λ) Vᵀ in its eigenbasis. Then
 
     FD = |m|² + ½ Σ_ab (VᵀEV)²_ab / (λ_a + λ_b) + O(3).
 
@@ -20,9 +20,11 @@ REGULARIZED = 1e-3
 
 @dataclass(frozen=True)
 class Shift:
-    """Vectors (D,) of one genome on some images, and the variance of an element (mean over the elements).
+    """The change of features that a genome causes, as two mean vectors over images.
 
-    `mean` is m. The squared length of `cross` is the distance of the covariances.
+    `mean` (d,) is the difference of the means. `cross` stands for the difference of the covariances: its squared length
+    is their distance. `mean_noise` and `cross_noise` are the variances of an element of each vector, averaged over
+    elements.
     """
 
     mean: np.ndarray
@@ -33,11 +35,11 @@ class Shift:
 
 @dataclass(frozen=True)
 class Tangent:
-    """Computes shifts of features (N, d) from full-precision features. `at` (M, d) gives the moments and λ.
+    """Function (full-precision features, quantized features) → `Shift`. Features `at` (M, d) give the moments and λ.
 
     A few images differ much more than all others and would decide the mean alone. Therefore a difference that is longer
-    than the median is shortened to the median length. So a shift compares genomes on equal numbers of images. It is no
-    estimate of FD.
+    than the median is shortened to the median length. So shifts of two genomes on equal numbers of images can be
+    compared, but a shift is no estimate of the Fréchet distance.
     """
 
     at: np.ndarray
@@ -65,12 +67,12 @@ class Tangent:
 
 
 def shortened(vectors: np.ndarray) -> np.ndarray:
-    """The rows. A row longer than the median row is scaled down to its length."""
+    """The row vectors, but a row longer than the median length is scaled down to the median length."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     median = np.median(lengths)
     return vectors * np.divide(median, lengths, out=np.ones_like(lengths), where=lengths > median)
 
 
 def mean_and_noise(rows: np.ndarray) -> tuple[np.ndarray, float]:
-    """Mean of the rows, and the variance of an element of that mean, averaged over the elements."""
+    """Mean of the rows, and the variance of one element of this mean, averaged over the elements."""
     return rows.mean(axis=0), float(rows.var(axis=0, ddof=1).mean() / len(rows))

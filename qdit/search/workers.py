@@ -1,8 +1,8 @@
-"""Computes a fitness in several processes. Genomes are independent of each other.
+"""Several processes that compute the fitness of genomes. Genomes are independent of each other.
 
-Each worker has its own fitness. It keeps the features of the genomes that it has measured. If a race asks for a genome
-again, the same worker measures it. All workers use the same number of threads (`SearchJob.worker`: one). So the number
-of workers changes no bit. Workers end when this process ends, for any reason.
+Each worker has its own fitness. It keeps the features of the genomes that it has measured. If the search asks for a
+genome again, the same worker measures it. All workers use the same number of threads (`SearchJob.worker`: one). So the
+number of workers changes no bit. Workers end when this process ends, for any reason.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +18,9 @@ from qdit.core.processes import require_cores
 
 
 class Prefixes(Protocol):
-    """Interface of a worker's fitness: `ImageFitness` or `Noises`, or another object with these functions.
+    """Interface of the fitness in a worker process: that of `ImageFitness`, `Noises` or another object.
 
-    `genome` is the measured key: a genome, or a seed of the noise together with a genome.
+    `genome` is what the object measures: a genome, or a pair of a noise seed and a genome.
     """
 
     def on_prefix(self, genome: Any, images: int) -> float: ...
@@ -31,10 +31,10 @@ class Prefixes(Protocol):
 
 
 class Workers:
-    """`count` processes. `make` is sent to each of them and returns its fitness, so it must be picklable.
+    """`count` worker processes that compute a fitness. `make` is sent to each and returns its fitness.
 
-    It has the functions of a fitness: give `on_prefix` to a race, or a partial of it to `in_full`, together with
-    `spread`.
+    So `make` must be picklable. A `Workers` object has the functions of a fitness. Together with `spread`, give
+    `on_prefix` to a race, or `on_prefix` with a fixed number of images to `in_full`.
     """
 
     def __init__(self, make: Callable[[], Prefixes], count: int) -> None:
@@ -58,22 +58,22 @@ class Workers:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
+        """End the worker processes."""
         self._threads.shutdown(cancel_futures=True)
         for end in self._ends:
             end.close()
 
     def spread(self, function: Callable[[Any], Any], genomes: Sequence[Any]) -> Iterable[Any]:
-        """Like `map`. Each worker has one genome at a time."""
+        """Like `map`, but the calls run in several threads, one for each worker process."""
         values: Iterator[Any] = self._threads.map(function, genomes)
         return values
 
     def on_prefix(self, genome: Any, images: int) -> float:
-        """The fitness of a genome on the first images, by a worker."""
+        """Fitness of a genome on its first `images` images, computed by a worker."""
         return float(self._by_owner("on_prefix", genome, images))
 
     def features(self, genome: Any, chunk: int) -> Any:
-        """The features of a genome's images of one chunk, by a worker; None if one is not finite."""
+        """Features of a genome's images in one chunk, computed by a worker; None if an image is not finite."""
         return self._by_owner("features", genome, chunk)
 
     def _by_owner(self, verb: str, genome: Any, number: int) -> Any:

@@ -1,1 +1,1 @@
-"""Arrays for figures about models: activations, weights and errors along sampling trajectories."""
+"""Arrays for the figures about models: activations, weights, and errors along sampling trajectories."""

@@ -1,23 +1,26 @@
 """Weights and activations of a full-precision model along its own trajectories, as the papers' figures show them.
 
-These arrays describe each linear of a block (roles qkv, attn_out, fc1, fc2; inputs of the conditional branch):
+There are R roles, D blocks, S steps, N images, F fractions and C channels. These arrays describe each linear of a block
+(roles qkv, attn_out, fc1, fc2; inputs of the conditional branch):
 
     ratio                (R, D)        largest channel salience over the median one, in the middle of the trajectory
     quantiles            (R, D, S, F)  of all input values at each step (Q-DiT Fig. 3), at the fractions in `fractions`
-    deviation            (R, D, S)     their standard deviation (Q-DiT Fig. 4)
-    sample_deviation     (R, D, S, N)  the same of each image alone (Q-DiT's second observation)
+    deviation            (R, D, S)     standard deviation of all input values (Q-DiT Fig. 4)
+    sample_deviation     (R, D, S, N)  standard deviation of the input values of each image (Q-DiT's second observation)
 
-and of the block of each role whose `ratio` is largest (`chosen`, (R,)), in arrays that end with the role:
+The other arrays describe one linear for each role: that of the block with the largest `ratio` (`chosen`, (R,)). Their
+names end with the role:
 
     weight_map, input_map              |w| (out, in) and |x| (tokens, in) of the first image, maxima of cells (Fig. 2)
     salience             (S, C)        largest |x| of each channel at each step (PTQ4DiT Fig. 4)
     weight_salience      (C,)          largest |w| of each input channel (PTQ4DiT Fig. 3)
-    weight_output_salience (O,)        the same of each output channel
+    weight_output_salience (O,)        largest |w| of each of the O output channels
     activation_error, weight_error     (C,) mean squared rounding errors of 8-bit inputs (one range) and 4-bit weights
                                        (a range for each output), in the middle of the trajectory
-    correlation          (S,)          Spearman's ρ of the two saliences
+    correlation          (S,)          Spearman's ρ of `salience` and `weight_salience`
 
-with `roles` (R,), `timesteps` (S,), and `record`, JSON that says of what. The middle is step S // 2 of the trajectory.
+There are also `roles` (R,), `timesteps` (S,), and `record`: JSON that says what was analyzed. The middle is step S // 2
+of the trajectory.
 """
 
 import json
@@ -57,7 +60,7 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass
 class Layer:
-    """Recorded statistics of one linear's input, one list entry per step."""
+    """Statistics of the input of one linear layer; each list has one entry per sampling step."""
 
     site: Site
     quantiles: list[Tensor] = field(default_factory=list)
@@ -67,7 +70,7 @@ class Layer:
     middle: Tensor | None = None
 
     def look(self, x: Tensor) -> None:
-        """Record the input (N, T, C) of one step."""
+        """Record the statistics of the input (N, T, C) of one step."""
         values = x.float()
         self.quantiles.append(quantiles(values.reshape(1, -1), FRACTIONS)[0])
         self.deviation.append(values.std())
@@ -77,7 +80,7 @@ class Layer:
 
 @contextmanager
 def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
-    """Context in which the inputs of the named linears are recorded at each forward pass."""
+    """Context manager: inside it, each forward pass records the inputs of the linear layers named in `seen`."""
 
     def hook_of(layer: Layer) -> Any:
         return lambda _module, inputs: layer.look(inputs[0])
@@ -91,7 +94,7 @@ def observed(model: DiT, seen: Mapping[str, Layer]) -> Iterator[None]:
 
 
 def analyze(model: DiT, protocol: Protocol, *, samples: int) -> Arrays:
-    """All arrays except `record`, from the first `samples` images of the protocol."""
+    """Compute all arrays of the analysis except `record`, from the first `samples` images of the protocol."""
     if samples < 2:
         raise ConfigError(f"samples {samples}: an analysis compares images, it needs at least 2")
     begin = start(model, protocol, samples)
@@ -120,13 +123,13 @@ def spread(salience: Tensor) -> float:
 
 
 def stacked(by_role: list[list[Layer]], name: str) -> np.ndarray:
-    """Array (R, D, S, …) from the lists with this name in all layers."""
+    """Join the lists of this name from all layers into one array (roles, blocks, steps, …)."""
     rows = [torch.stack([torch.stack(getattr(layer, name)) for layer in row]) for row in by_role]
     return torch.stack(rows).cpu().numpy()
 
 
 def of_chosen(model: DiT, widest_layers: list[Layer], followed: Followed, begin: Start, middle: int) -> Arrays:
-    """Detailed arrays of one layer of each role, from one more forward pass in the middle of the trajectory."""
+    """Arrays about one chosen layer for each role, from one more forward pass in the middle of the trajectory."""
     kept: dict[str, Tensor] = {}
 
     def hook_of(name: str) -> Any:
@@ -150,7 +153,7 @@ def of_chosen(model: DiT, widest_layers: list[Layer], followed: Followed, begin:
 
 
 def one_layer(x: Tensor, linear: nn.Linear, salience: Tensor) -> dict[str, Tensor]:
-    """Maps, saliences and rounding errors of one linear with its input (N, T, C)."""
+    """Maps, largest values per channel (*saliences*) and rounding errors of one linear with its input x (N, T, C)."""
     weight = linear.weight.detach().float()
     of_weight = weight_salience(weight)
     return {
@@ -166,22 +169,22 @@ def one_layer(x: Tensor, linear: nn.Linear, salience: Tensor) -> dict[str, Tenso
 
 
 def pooled(matrix: Tensor, cells: int = CELLS) -> Tensor:
-    """|matrix| reduced to at most `cells` rows and columns. A cell is the maximum of its elements."""
+    """Shrink |matrix| to at most `cells` rows and columns, by the maximum of each cell."""
     size = (min(matrix.shape[0], cells), min(matrix.shape[1], cells))
     return F.adaptive_max_pool2d(matrix.abs()[None], size)[0]
 
 
 def rounding_error(matrix: Tensor, bits: int, *, by_row: bool) -> Tensor:
-    """Mean squared rounding error of each column (C,) of (rows, C).
+    """Mean squared rounding error of each column: matrix (rows, C) → (C,).
 
-    PTQ4DiT's search finds the ranges, per row or one.
+    The range rule is that of PTQ4DiT, with one range for each row if `by_row`, else one range for the matrix.
     """
     scale, zero_point = percentile_search(matrix if by_row else matrix.reshape(1, -1), bits)
     return (fake_quantize(matrix, scale, zero_point, bits) - matrix).square().mean(dim=0)
 
 
 def analyze_weights_file(weights: Path, out: Path, protocol: Protocol, *, samples: int, device: str = "cpu") -> None:
-    """The step weights → arrays of the figures about activations and weights."""
+    """Analyze a file of weights, and write the arrays for the figures about activations and weights."""
     model = load_dit(weights).to(torch_device(device))
     record = {"weights_sha256": weights_sha256(weights), "protocol": protocol.to_dict(), "samples": samples}
     arrays = analyze(model, protocol, samples=samples)

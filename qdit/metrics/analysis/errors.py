@@ -1,5 +1,7 @@
 """Errors of quantized models against full precision, step by step and layer by layer.
 
+There are M methods, S steps, N images, D blocks and P measured parts of a block.
+
     labels       (M,)          the methods; `status` (M,) is "ok" or the reason why a method has no values (NaN)
     noise_error  (M, S, N)     ‖ε_q(x_t) − ε(x_t)‖² / ‖ε(x_t)‖² of each image at the full-precision x_t; ε is taken
                                after guidance and after a method's correction
@@ -8,8 +10,9 @@
                                parts `parts` (P,) of each block
 
 Some methods move factors between layers. Therefore outputs are compared only at points that such factors do not change:
-the q and k rows of qkv, attention after its projection, fc1 before GELU, and the MLP after fc2. Each branch of a block
-gets the full-precision input. So an error belongs to this branch and not to the blocks before it.
+the q and k rows of qkv, attention after its projection, fc1 before GELU, and the MLP after fc2. A block has two
+branches, attention and MLP. Each branch gets the full-precision input. So an error belongs to this branch and not to
+the blocks before it.
 """
 
 import json
@@ -43,7 +46,7 @@ LAYER_STEPS = 10
 
 @dataclass(frozen=True)
 class Branches:
-    """Outputs of the parts of a block (`PARTS`), the tokens between its two branches, and the tokens after them."""
+    """Outputs of one block: its measured parts (`PARTS`), the tokens after attention (`middle`), and its output."""
 
     parts: tuple[Tensor, Tensor, Tensor, Tensor]
     middle: Tensor
@@ -52,7 +55,7 @@ class Branches:
 
 @contextmanager
 def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Context manager: returns a list with the outputs of a module inside it."""
+    """Context manager: it yields a list that collects the outputs of a module."""
     outputs: list[Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
     try:
@@ -62,9 +65,9 @@ def kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def branches(block: DiTBlock, tokens: Tensor, condition: Tensor, middle: Tensor | None = None) -> Branches:
-    """Compute both branches of a block.
+    """Compute the attention branch and the MLP branch of a block.
 
-    With `middle` the second branch starts from it, not from the first branch's end.
+    With `middle`, the MLP branch starts from these tokens, not from the tokens after attention.
     """
     shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition).chunk(6, dim=1)
     with kept_output(block.attn.qkv) as qkv, kept_output(block.mlp.fc1) as hidden:
@@ -77,7 +80,7 @@ def branches(block: DiTBlock, tokens: Tensor, condition: Tensor, middle: Tensor 
 
 
 def layer_errors(full: DiT, model: DiT, batches: Iterator[tuple[Tensor, Tensor, Tensor]]) -> np.ndarray:
-    """(D, P) relative squared errors over all batches."""
+    """Relative squared errors (blocks, parts) of a quantized model's layers, over all batches."""
     different = torch.zeros(len(full.blocks), len(PARTS), dtype=torch.float64)
     size = torch.zeros_like(different)
     for x, timestep, label in batches:
@@ -95,7 +98,7 @@ def layer_errors(full: DiT, model: DiT, batches: Iterator[tuple[Tensor, Tensor, 
 
 
 def noise_errors(loaded: Checkpoint, protocol: Protocol, begin: Start, right: Followed) -> np.ndarray:
-    """(S, N) relative squared errors of the predicted noise at full precision's x_t."""
+    """Relative squared errors (steps, images) of the predicted noise, at the x_t of the full-precision trajectory."""
     denoise = denoiser(loaded.model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype)
     rows = []
     for index, (x, timestep, _) in inputs_along(right, begin):
@@ -105,14 +108,14 @@ def noise_errors(loaded: Checkpoint, protocol: Protocol, begin: Start, right: Fo
 
 
 def mean_square(x: Tensor) -> Tensor:
-    """Mean of the squares of each image: (N, …) → (N,)."""
+    """Mean square of each image's values: (N, …) → (N,)."""
     return x.double().flatten(1).square().mean(dim=1)
 
 
 def one_method(
     full: DiT, loaded: Checkpoint, protocol: Protocol, begin: Start, right: Followed
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Arrays noise_error, drift and layer_error of one method."""
+    """The arrays noise_error, drift and layer_error for one quantized model."""
     if loaded.correction is not None:
         loaded.correction.check(protocol.steps)
     every = -(-len(right.steps) // LAYER_STEPS)
@@ -134,7 +137,10 @@ def compare(
     *,
     samples: int,
 ) -> dict[str, np.ndarray]:
-    """All arrays except `record`. A method whose checkpoint or model fails has NaN, and its status gives the reason."""
+    """Compute all arrays of the comparison except `record`.
+
+    If a method's checkpoint or model fails, its values are NaN and its status gives the reason.
+    """
     begin = start(full, protocol, samples)
     right = follow(full, protocol, begin)
     steps, depth = len(right.steps), len(full.blocks)
@@ -164,7 +170,7 @@ def compare(
 def compare_folders(
     full: Path, checkpoints: Mapping[str, Path], out: Path, protocol: Protocol, *, samples: int, device: str = "cpu"
 ) -> None:
-    """Step: checkpoints → arrays for the figures about errors. `full` is the full-precision checkpoint.
+    """Compare checkpoints with the full-precision checkpoint `full`, and write the arrays for the figures about errors.
 
     Raises CheckpointError or ConfigError for a folder that holds neither a checkpoint nor a recorded failure, for a
     checkpoint of other weights than `full`, and if `full` is quantized.
@@ -189,7 +195,7 @@ def compare_folders(
 
 
 def require_quantized_from(full: Path, folder: Path) -> None:
-    """Raise ConfigError unless `full` is of 16 bits and `folder` is a checkpoint of the same weights."""
+    """Raise ConfigError unless `full` is a checkpoint of 16 bits and `folder` is a checkpoint of the same weights."""
     first, second = read_config(full), read_config(folder)
     bits = [first["record"].get(name) for name in ("weight_bits", "activation_bits")]
     if any(width not in (16, None) for width in bits):

@@ -1,4 +1,4 @@
-"""Sampling trajectories of a run's first images, with the noise and labels of the run."""
+"""Recording of the sampling trajectories of a run's first images, with the noise and labels of the run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,10 @@ from qdit.sampling.schedule import respaced
 
 @dataclass(frozen=True)
 class Start:
-    """Start of trajectories: noise (N, C, L, L), labels (N,), and the noise of DDPM steps (None for DDIM)."""
+    """Inputs of the trajectories: start noise (N, C, L, L), labels (N,), and a function for DDPM's noise.
+
+    The function is None for DDIM.
+    """
 
     noise: Tensor
     labels: Tensor
@@ -26,7 +29,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Followed:
-    """A recorded trajectory, from the noisy end: step indices and timesteps (S,), x_t and ε as lists.
+    """A recorded trajectory, from the noisy end: step indices and timesteps (S,), and lists of x_t and ε.
 
     There are S + 1 arrays x_t (N, C, L, L); the last is x_0. There are S arrays ε, after guidance and correction.
     """
@@ -38,7 +41,7 @@ class Followed:
 
 
 def start(model: DiT, protocol: Protocol, samples: int) -> Start:
-    """Initial noise and labels of the first `samples` images of this protocol, on the model's device."""
+    """Start noise and labels of the first `samples` images of this protocol, on the model's device."""
     images, device = range(samples), device_of(model)
     shape = (model.config.in_channels, model.config.input_size, model.config.input_size)
 
@@ -53,7 +56,7 @@ def start(model: DiT, protocol: Protocol, samples: int) -> Start:
 
 
 def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction | None = None) -> Followed:
-    """Sample as in a run and record the whole trajectory."""
+    """Sample the images as in a run, and record every x_t and every predicted noise ε."""
     schedule, denoise = (
         respaced(protocol.steps),
         denoiser(model, begin.labels, protocol.cfg_scale, dtype=protocol.dtype),
@@ -75,7 +78,7 @@ def follow(model: DiT, protocol: Protocol, begin: Start, correction: Correction 
 
 
 def inputs_along(followed: Followed, begin: Start) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
-    """Inputs of a conditional forward pass at every step: (position, (x_t, timestep, label))."""
+    """Yield (position, (x_t, timestep, label)) for each step: the inputs of a conditional forward pass."""
     for index, timestep in enumerate(followed.timesteps):
         x = followed.x[index]
         yield index, (x, torch.full((len(x),), timestep, device=x.device), begin.labels)

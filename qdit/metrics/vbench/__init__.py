@@ -1,1 +1,1 @@
-"""VBench: its prompts, its clips, how it is started, and its results."""
+"""VBench: its prompts, its clips, how the suite runs it, and its results."""

@@ -1,4 +1,4 @@
-"""Clips for VBench: they are written as MP4 files with VBench's names, and a folder of them can be checked."""
+"""Clips for VBench: writing them as MP4 files with VBench's names, and checking a folder of such files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ from qdit.metrics.vbench.driver import BadInput, clip_names, read_suite, require
 def write_clips(
     samples: Path, out: Path, *, clips: int, fps: float, enlarge: int = 1, lossless: bool = False
 ) -> dict[str, Any]:
-    """Write sample chunks of a run as `out`/<prompt>-<number>.mp4, one chunk at a time; return the list of files.
+    """Write the sample chunks of a run as `out`/<prompt>-<number>.mp4, one chunk at a time.
 
-    Each pixel becomes `enlarge` × `enlarge` pixels. A failed run has no clips, and its list gives the reason. DataError
-    unless there are exactly `clips` complete clips of one size, each with its own name.
+    The function returns the list of files. Each pixel becomes `enlarge` × `enlarge` pixels. A failed run has no clips,
+    and its list gives the reason. DataError unless there are exactly `clips` complete clips of one size, each with its
+    own name.
     """
     if failure := sampling_failure(samples, clips):
         return failure.to_dict()
@@ -50,10 +51,10 @@ def write_clips(
 def check_clips(
     folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int, frames: int | None = None
 ) -> tuple[int, int]:
-    """Number of clips that these dimensions need, and number of frames of each.
+    """Check the clips that these dimensions need; return their number and the number of frames of each clip.
 
-    DataError in one line if the suite is invalid, or if a clip is missing, truncated or no video. All clips must have
-    the same size and `frames` frames (default: those of the first clip), because VBench does not check this.
+    DataError, with one line, if the suite is invalid, or if a clip is missing, truncated or no video. All clips must
+    have the same size and `frames` frames (default: those of the first clip), because VBench does not check this.
     """
     names: dict[str, None] = {}
     try:
@@ -79,7 +80,10 @@ def check_clips(
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage of a suite: dimension → its clips, dimensions without a prompt, and clips that no prompt needs."""
+    """How a folder of clips covers a prompt suite.
+
+    It holds the number of clips of each dimension, the dimensions without a prompt, and the clips that no prompt needs.
+    """
 
     clips: Mapping[str, int]
     without_prompts: tuple[str, ...]
@@ -87,7 +91,7 @@ class Coverage:
 
 
 def coverage(folder: Path, suite: Path, dimensions: Sequence[str], *, samples: int) -> Coverage:
-    """Coverage of a suite for these dimensions; DataError if the file is not a suite."""
+    """How a folder of clips covers the suite in these dimensions; DataError if the file is not a suite."""
     try:
         rows = read_suite(suite)
         names = {dimension: clip_names(rows, dimension, samples) for dimension in dimensions}
@@ -117,7 +121,7 @@ class ClipFolder:
 
 
 def clips_in(folder: Path, *, frames: int | None = None) -> ClipFolder:
-    """All MP4 files of a folder; DataError if there are fewer than two."""
+    """All MP4 files of a folder, read one at a time; DataError if there are fewer than two."""
     paths = tuple(sorted(folder.glob("*.mp4")))
     if len(paths) < 2:
         raise DataError(f"{folder}: has {len(paths)} MP4 clips, at least 2 are needed for a covariance; sample more")

@@ -1,4 +1,4 @@
-"""Scores one VBench dimension of one folder of clips. VBench's own environment runs this file.
+"""Program that scores one folder of clips in one dimension of VBench. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/driver.py CLIPS SUITE.json DIMENSION OUT.json --weights FOLDER
     PYTHON -I qdit/metrics/vbench/driver.py --ready DIMENSION OUT.json
@@ -52,7 +52,7 @@ OFFLINE = {
 
 
 class BadInput(Exception):
-    """The input is wrong; the message is one line."""
+    """Exception for wrong input; its message is one line."""
 
 
 def require_dimension(name: str) -> None:
@@ -62,7 +62,7 @@ def require_dimension(name: str) -> None:
 
 
 def read_suite(path: Path) -> list[dict[str, Any]]:
-    """[{prompt_en, dimension, …}] of a VBench full_info JSON."""
+    """Read the prompts of a VBench full_info JSON, a list of {prompt_en, dimension, …}."""
     rows = read_json(path, "suite of prompts", "write the suite again")
     if not isinstance(rows, list) or not rows:
         raise BadInput(f"{path}: not a list of prompts in VBench's full_info schema")
@@ -87,7 +87,7 @@ def read_suite(path: Path) -> list[dict[str, Any]]:
 
 
 def read_json(path: Path, what: str, remedy: str) -> Any:
-    """The value of a JSON file; BadInput if it is missing, unreadable, no JSON, or has a key twice."""
+    """Read the value of a JSON file. BadInput if it is missing, unreadable or no JSON, or if a key occurs twice."""
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=object_of)
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def read_json(path: Path, what: str, remedy: str) -> Any:
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of its pairs; ValueError for a key that is there twice, since one of its values would be dropped."""
+    """A dictionary of (key, value) pairs. ValueError if a key occurs twice, because one of its values would be lost."""
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -110,7 +110,7 @@ def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def clip_names(rows: Sequence[Mapping[str, Any]], dimension: str, samples: int) -> list[str]:
-    """Names of the clips of a dimension, each once, in the suite's order."""
+    """File names of the clips that a dimension needs, each once, in the suite's order."""
     if not 1 <= samples <= MOST_SAMPLES:
         raise BadInput(f"samples {samples}: VBench looks for 1 to {MOST_SAMPLES} clips of a prompt")
     prompts = dict.fromkeys(row["prompt_en"] for row in rows if dimension in row["dimension"])
@@ -128,7 +128,7 @@ def require_clips(folder: Path, names: Sequence[str]) -> None:
 
 
 def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> dict[str, str]:
-    """Sha256 of every clip; BadInput if the list of the run's clips has another one."""
+    """sha256 of every clip; BadInput if the run's list of clips gives another sha256 for a clip."""
     digests = {}
     for name in names:
         with (folder / name).open("rb") as data:
@@ -143,7 +143,7 @@ def clip_digests(folder: Path, names: Sequence[str], listing: Path | None) -> di
 
 
 def read_listing(path: Path) -> dict[str, Any]:
-    """Read the list of a run's clips: their sha256, or the reason why there are none."""
+    """Read the list of a run's clips: the sha256 of each clip, or the reason why there are no clips."""
     remedy = "make it with qdit vbench clips --listing"
     listing = read_json(path, "list of clips", remedy)
     if not isinstance(listing, dict) or not any(isinstance(listing.get(key), dict) for key in ("clips", "failure")):
@@ -152,7 +152,7 @@ def read_listing(path: Path) -> dict[str, Any]:
 
 
 def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, str]) -> dict[str, str]:
-    """sha256 of every file that a dimension needs; BadInput if one is missing or has another digest."""
+    """sha256 of every weights file that a dimension needs; BadInput if a file is missing or has another digest."""
     needed = WEIGHTS[dimension]
     digests_read: dict[str, str] = {}
     for name in needed:
@@ -174,7 +174,7 @@ def require_weights(folder: Path | None, dimension: str, digests: Mapping[str, s
 
 
 def require_package(dimension: str) -> None:
-    """BadInput unless vbench can be imported, and also detectron2 for dimensions that detect objects with GRiT."""
+    """Raise BadInput unless vbench can be imported, and detectron2 too for dimensions that detect objects with GRiT."""
     if importlib.util.find_spec("vbench") is None:
         raise BadInput(f"{sys.executable}: has no package vbench; make its environment with qdit vbench install FOLDER")
     if (version := importlib.metadata.version("vbench")) != VERSION:
@@ -246,7 +246,7 @@ def by_vbench(
     weights: Path | None,
     device: str,
 ) -> tuple[float, list[tuple[str, Any]]]:
-    """Score of a dimension and [(clip, its score)], computed by VBench on links to exactly these clips."""
+    """Let VBench score links to exactly these clips; return the dimension's score and [(clip, its score)]."""
     videos, results, checkpoints = scratch / "videos", scratch / "results", scratch / "torch" / "hub" / "checkpoints"
     for folder in (videos, results, checkpoints):
         folder.mkdir(parents=True)
@@ -272,7 +272,7 @@ def by_vbench(
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write the file completely or not at all."""
+    """Write a JSON file completely or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.{os.getpid()}")
     try:
@@ -283,14 +283,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def ready(dimension: str, out: Path) -> None:
-    """Write which packages are installed; BadInput if this environment cannot score the dimension."""
+    """Write a JSON file with the installed packages; BadInput if this environment cannot score the dimension."""
     require_dimension(dimension)
     require_package(dimension)
     write_json(out, {"dimension": dimension, "python": sys.executable, "packages": packages()})
 
 
 def parsed() -> argparse.Namespace:
-    """The arguments of a score."""
+    """Parse the command-line arguments for scoring one dimension."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, words in (("clips", "folder of clips"), ("suite", "prompts in VBench's full_info schema")):
         parser.add_argument(name, type=Path, help=words)
@@ -305,7 +305,7 @@ def parsed() -> argparse.Namespace:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Score and write."""
+    """Score one dimension and write the result."""
     out = arguments.out.resolve()
     if bad := [pair for pair in arguments.sha256 if not re.fullmatch(r".+=[0-9a-f]{8,64}", pair)]:
         raise BadInput(f"--sha256 {bad[0]!r}: expected FILE=DIGEST with 8 to 64 hex digits")
@@ -323,7 +323,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Read the arguments, then score or check, then write."""
+    """Run the driver: read the arguments, then score a dimension or check the packages, and write the result."""
     try:
         if sys.argv[1:2] == ["--ready"] and len(sys.argv) == 4:
             ready(sys.argv[2], Path(sys.argv[3]))

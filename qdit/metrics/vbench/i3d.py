@@ -1,4 +1,4 @@
-"""FVD of the paper profile: Fréchet distance of I3D features of two sets of clips (Unterthiner et al. 2018).
+"""FVD of the paper profile: Fréchet distance between the I3D features of two sets of clips (Unterthiner et al. 2018).
 
 The network is StyleGAN-V's TorchScript file of I3D (Kinetics-400). Such a file is a program. It is opened only if it
 has the given sha256, and only by a separate process (`qdit.metrics.vbench.i3d_process`).
@@ -29,7 +29,10 @@ PASSED_ON = ("PATH", "HOME", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES"
 
 @dataclass(frozen=True)
 class I3d:
-    """The I3D file and its complete sha256. A call computes features (N, 400) of clips, before the softmax."""
+    """Function from clips to I3D features (N, 400), taken before the softmax; `weights` is the TorchScript file of I3D.
+
+    The complete sha256 of the file must be given.
+    """
 
     weights: Path
     sha256: str
@@ -62,7 +65,7 @@ class I3d:
             return self.computed(Path(folder), count)
 
     def computed(self, folder: Path, count: int) -> np.ndarray:
-        """Features that the other process computes for the clips in a folder."""
+        """Let the other process compute the features of the clips in a folder."""
         out = folder / "features.npz"
         command = [sys.executable, "-I", i3d_process.__file__, str(self.weights.resolve()), self.sha256]
         command += [str(folder), str(out), str(self.batch)]
@@ -81,7 +84,10 @@ class I3d:
 
 
 def require_clip(clip: np.ndarray, shape: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of a clip; DataError unless it is uint8 (T, H, W, 3) with T ≥ 10, and `shape` if that is given."""
+    """Return the shape of a clip.
+
+    DataError unless it is uint8 (T, H, W, 3) with T ≥ 10, and equal to a given `shape`.
+    """
     if clip.dtype != np.uint8 or clip.ndim != 4 or clip.shape[-1] != 3 or len(clip) < LEAST_FRAMES:
         raise DataError(
             f"I3D: a clip is {clip.dtype} {clip.shape}, allowed is uint8 (frames, height, width, 3) with at least"
@@ -93,5 +99,8 @@ def require_clip(clip: np.ndarray, shape: tuple[int, ...] | None) -> tuple[int, 
 
 
 def fvd(extractor: I3d, clips: Iterable[np.ndarray], others: Iterable[np.ndarray]) -> float:
-    """FVD of two sets of at least two clips each; finite for fewer clips than features, as Q-DiT's 100 against 400."""
+    """FVD between two sets of at least two clips each.
+
+    It is finite even for fewer clips than features, such as Q-DiT's 100 clips with 400 features.
+    """
     return frechet_distance(moments(extractor(clips)), moments(extractor(others)))

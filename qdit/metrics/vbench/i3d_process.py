@@ -17,7 +17,7 @@ import torch
 
 
 def main(weights: str, sha256: str, folder: str, out: str, batch: str) -> None:
-    """Write `features` (N, 400) float32."""
+    """Compute the features (N, 400) float32 of the clips in a folder, and write them as array `features`."""
     content = Path(weights).read_bytes()
     if hashlib.sha256(content).hexdigest() != sha256:
         sys.exit(f"{weights}: is not the file with sha256 {sha256[:12]}…")

@@ -1,4 +1,4 @@
-"""Starts the VBench driver on a free GPU. VBench's own environment runs this file.
+"""Program that starts the VBench driver on a free GPU. VBench's own environment runs this file.
 
     PYTHON -I qdit/metrics/vbench/launch.py cpu|cuda|cuda:N CLIPS SUITE.json DIMENSION OUT.json …
 
@@ -16,7 +16,7 @@ DRIVER = HERE / "driver.py"
 
 
 def gpus() -> int:
-    """How many GPUs CUDA shows to this environment's torch."""
+    """Number of GPUs that CUDA shows to the torch of this environment."""
     command = [sys.executable, "-I", "-c", "import torch; print(torch.cuda.device_count())"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return int(done.stdout) if done.returncode == 0 else 0

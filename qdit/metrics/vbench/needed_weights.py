@@ -1,4 +1,4 @@
-"""Files of weights that VBench's dimensions need, and where they come from.
+"""Names of the weights files that VBench's dimensions need, and where they come from.
 
 VBench's own environment imports this file beside the driver. So it imports only the standard library.
 """

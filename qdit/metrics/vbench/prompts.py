@@ -1,7 +1,4 @@
-"""The texts of a list of prompts, read from VBench's full_info JSON.
-
-They are for models that accept any English text.
-"""
+"""Reading of prompts from VBench's full_info JSON, for models that accept any English text."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +8,7 @@ from qdit.metrics.vbench.driver import BadInput, read_suite
 
 
 def suite_prompts(path: Path) -> tuple[str, ...]:
-    """The distinct prompts of a prompt suite, in its order. DataError in one line if the file is not a suite.
+    """The distinct prompts of a prompt suite, in the suite's order. DataError of one line if the file is not a suite.
 
     In VBench's suite, two prompts occur in two dimensions each: 946 entries, 944 prompts. Their clips count in both.
     """
@@ -22,5 +19,8 @@ def suite_prompts(path: Path) -> tuple[str, ...]:
 
 
 def clips_of_texts(prompts: Sequence[str], samples: int) -> list[tuple[str, int]]:
-    """(prompt, number) of every clip of a run, in order: the clips of a prompt follow each other."""
+    """List of (prompt, number) for every clip of a run:
+
+    `samples` clips of the first prompt, then of the second, and so on.
+    """
     return [(prompt, number) for prompt in prompts for number in range(samples)]

@@ -1,4 +1,4 @@
-"""VBench's results of a run: sixteen dimensions gathered into one JSON, normalised, with VBench's three totals.
+"""VBench's results of a run: sixteen dimensions gathered into one JSON, scaled to 0 … 1, with VBench's three totals.
 
 The constants are those of VBench 0.1.5's scripts/constant.py. Q-DiT's Table 3 prints the scores as they are.
 """
@@ -46,20 +46,20 @@ SCORE = frozenset({"score", "clips", "skipped", "clips_sha256", "weights_sha256"
 
 
 def known_dimension(name: str) -> str:
-    """A dimension by name; ConfigError with a suggestion for others."""
+    """Return the name of a dimension unchanged; ConfigError with a suggestion for an unknown name."""
     if name not in WEIGHTS:
         raise ConfigError(f"dimension {name!r}: allowed are {', '.join(WEIGHTS)}{did_you_mean(name, WEIGHTS)}")
     return name
 
 
 def normalised(scores: Mapping[str, float]) -> dict[str, float]:
-    """Scores from 0 (VBench's worst) to 1 (its best)."""
+    """Scores scaled so that VBench's worst value is 0 and its best value is 1."""
     ends = {dimension: RANGES.get(dimension, (0.0, 1.0)) for dimension in scores}
     return {d: (value - ends[d][0]) / (ends[d][1] - ends[d][0]) for d, value in scores.items()}
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """One dimension's JSON as the driver wrote it, a score or a failure; DataError on anything else."""
+    """Read one dimension's JSON that the driver wrote, a score or a failure; DataError on anything else."""
     result = read_json(path)
     if (
         not isinstance(result, dict)
@@ -95,12 +95,12 @@ def check_scores(result: Mapping[str, Any], path: Path) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, or true or false, which VBench gives to some clips."""
+    """Whether a value is a finite number, or true or false, which VBench gives to some clips."""
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def check_lists(result: Mapping[str, Any], path: Path) -> None:
-    """Raise DataError unless the rest of a dimension's JSON has the types that the driver writes."""
+    """Raise DataError unless the fields of a dimension's JSON beside the scores have the types of the driver's file."""
     kinds = {"samples": int, "suite_sha256": str, "packages": dict, "skipped": list}
     kinds |= {"clips_sha256": dict, "weights_sha256": dict}
     for name, kind in kinds.items():
@@ -112,10 +112,10 @@ def check_lists(result: Mapping[str, Any], path: Path) -> None:
 
 
 def gather(paths: Sequence[Path]) -> dict[str, Any]:
-    """All scores of a run in one value. Without all sixteen, `totals` is None and `missing` gives the reason.
+    """Join the result files of a run's dimensions into one value. Without all sixteen, `totals` is None.
 
-    For a run without clips the recorded failure is returned. Raises DataError for a dimension that occurs twice, and
-    for scores of different suites, samples, packages or clips.
+    `missing` lists the missing dimensions. For a run without clips the recorded failure is returned. Raises DataError
+    for a dimension that occurs twice, and for scores of different suites, samples, packages or clips.
     """
     by_dimension: dict[str, dict[str, Any]] = {}
     for path in paths:
@@ -152,7 +152,7 @@ def gather(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def clips_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Clip → sha256 of all dimensions; DataError if two of them scored different clips of one name."""
+    """Each clip of any dimension → its sha256; DataError if two dimensions scored different clips of one name."""
     digests: dict[str, str] = {}
     for dimension, result in parts.items():
         for clip, digest in result["clips_sha256"].items():
@@ -165,7 +165,7 @@ def clips_of(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 
 def run_driver(python: Path, arguments: Sequence[str], *, device: str | None = None) -> None:
-    """Run the driver in VBench's environment; its one line about bad input becomes a DataError.
+    """Run the driver in VBench's environment; its line about bad input becomes a DataError.
 
     With a `device` (`cpu`, `cuda`, `cuda:N`) it computes there, on a GPU that no other job holds.
     """

@@ -1,4 +1,4 @@
-"""VBench as a scorer of a run's clips, for Table 3 of the paper profile.
+"""Scores of a run's clips by VBench, for Table 3 of the paper profile.
 
 VBench scored the clips in its own environment. Here the sixteen results are checked against the prompts and the clips
 of this run, and they become metrics. Clips are read one chunk at a time.
@@ -30,7 +30,7 @@ SAME_MEAN = 1e-5
 
 @dataclass(frozen=True)
 class VBenchScores:
-    """Scores that VBench gave to the clips of each prompt of a suite.
+    """Scorer that reads the scores which VBench gave to a run's clips. `suite` is the file of prompts.
 
     `results` is the file of `qdit vbench gather`. `listing` is the list of the clips that VBench scored.
     """
@@ -42,7 +42,7 @@ class VBenchScores:
     module: str = "qdit.metrics.vbench.run"
 
     def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
-        """VBench's scores of a run's clips.
+        """Read VBench's scores of a run's clips, and compute the metrics.
 
         DataError unless all sixteen dimensions exist and each scored every clip of the suite, from this run.
         """
@@ -72,7 +72,7 @@ class VBenchScores:
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """All sixteen results; DataError if one is missing or is not a number."""
+    """Read the results of all sixteen dimensions; DataError if one is missing or is not a number."""
     gathered = read_json(path)
     if not isinstance(gathered, dict) or gathered.get("protocol") != PROTOCOL or "results" not in gathered:
         raise DataError(f"{path}: not the gathered results of {PROTOCOL}; make it with qdit vbench gather")
@@ -89,7 +89,7 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def rows_of(suite: Path) -> list[dict[str, Any]]:
-    """The prompts of a suite, with their dimensions."""
+    """Read the prompts of a suite, with their dimensions; DataError if the file is not a suite."""
     try:
         return read_suite(suite)
     except BadInput as problem:
@@ -130,7 +130,7 @@ def require_prompts(
 
 
 def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], clips_per_prompt: int) -> Scores:
-    """Dimension → score of each of its clips, in the order of the prompts; None if VBench leaves a clip out.
+    """Each dimension → the scores of its clips, in the order of the prompts; None for a clip that VBench left out.
 
     Only dimensions whose score is the mean of the clips' scores are included, because only these can be resampled.
     """
@@ -145,7 +145,7 @@ def clip_scores(gathered: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], 
 
 
 def judged_by(rows: Sequence[Mapping[str, Any]], gathered: Mapping[str, Any]) -> dict[str, Any]:
-    """The prompts, and the program that scored their clips, for the record."""
+    """Which prompts were used, and which program and weights scored their clips, for the record."""
     judged = {key: gathered[key] for key in ("weights_sha256", "packages", "suite_sha256")}
     entries = [[row["prompt_en"], row["dimension"]] for row in rows]
     return {

@@ -1,1 +1,1 @@
-"""Rows of other quantization libraries (torchao, optimum-quanto, SDNQ). Each quantizes in its own process."""
+"""Rows of other quantization libraries (torchao, optimum-quanto, SDNQ). Each library quantizes in its own process."""

@@ -1,4 +1,4 @@
-"""The contract of a tool. A tool is another quantization library that quantizes a diffusers transformer in memory.
+"""The base class of a tool. A tool is another library that quantizes a diffusers transformer in memory.
 
 A tool is one file with one class. The suite reads the attributes of the class in its own environment, where the package
 of the tool is not installed. `quantize` runs in a separate process in the environment of the tools. So the file imports
@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Request:
-    """Input of a tool: bits, the names of the linears to quantize, and a function that runs calibration data.
+    """What a tool shall do: bits, the names of the linears to quantize, and a function that runs calibration data.
 
     The layers are those of scope `common`, by their names in the transformer. `calibrate` calls the transformer with
-    the noisy samples of the calibration set; a tool without `calibrated` bits does not need it.
+    the noisy samples of the calibration set. Only a tool with `calibrated` bits needs it.
     """
 
     weight_bits: int
@@ -26,12 +26,12 @@ class Request:
 
     @property
     def bits(self) -> str:
-        """Bits as a profile writes them, such as w4a8."""
+        """The bits as one text, as a profile writes them: for example w4a8."""
         return f"w{self.weight_bits}a{self.activation_bits}"
 
 
 class Tool(abc.ABC):
-    """One tool. `name` is what a profile writes after `tool:`; all attributes are literals."""
+    """One tool (quantization library). `name` is what a profile writes after `tool:`; all attributes are literals."""
 
     name: ClassVar[str]
     printed: ClassVar[str]
@@ -50,10 +50,16 @@ class Tool(abc.ABC):
 
     @abc.abstractmethod
     def quantize(self, transformer: Any, request: Request) -> Any:
-        """Quantize a diffusers transformer, in place or as a new object; returns it. Called for `bits` only."""
+        """Quantize a diffusers transformer, in place or as a new object, and return it.
+
+        Only bits in `bits` are asked for.
+        """
 
     def prepare(self) -> None:  # noqa: B027 - most tools have nothing to prepare
-        """Steps that a tool needs once after its installation, such as building kernels. The installation calls it."""
+        """Do what the tool needs once after its installation, such as building kernels.
+
+        `qdit tools install` calls it.
+        """
 
     def refusal(self, bits: str) -> str | None:
         """Why the tool cannot do these bits; None if it can."""
@@ -64,6 +70,9 @@ class Tool(abc.ABC):
 
 
 def chosen(wanted: Sequence[str]) -> Callable[[Any, str], bool]:
-    """Filter (module, name) → whether the name is one of the wanted layers. Tools pass the arguments in this order."""
+    """Filter function (module, name) → whether the name is in `wanted`.
+
+    Tools call their filters with these arguments.
+    """
     names = frozenset(wanted)
     return lambda module, name: name in names

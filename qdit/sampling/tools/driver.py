@@ -1,9 +1,9 @@
-"""Program of a tool's own process: quantizes a diffusers transformer with the tool, then predicts noise on request.
+"""Program of a tool's own process: it quantizes a diffusers transformer with the tool, then predicts noise on request.
 
 It runs in the environment of the tools (`python -m qdit.sampling.tools.driver JOB`), where of the suite's packages only
-torch, diffusers and safetensors are installed. Of the suite it imports only the contract. JOB is JSON: `tool`
-(file), `class`, `model` (diffusers folder), `bits` [weights, activations], `layers`, `calibration` (file or null),
-`threads`, `out` (file for the tensors, or null).
+torch, diffusers and safetensors are installed. Of the suite it imports only the base class of tools. JOB is JSON:
+`tool` (file), `class`, `model` (diffusers folder), `bits` [weights, activations], `layers`, `calibration` (file or
+null), `threads`, `out` (file for the tensors, or null).
 
 The process speaks through a pipe. A message is a line of JSON, then as many bytes as the line says. The first message
 is about the quantized transformer. Each request is then float32 x (N, C, L, L), int64 timesteps (N,) and labels (N,);
@@ -24,7 +24,7 @@ from qdit.sampling.tools.contract import Request, Tool
 
 
 def load_tool(path: str, class_name: str) -> Tool:
-    """The tool of a file."""
+    """Import a tool's file and make an instance of its class."""
     spec = importlib.util.spec_from_file_location("tool_file", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -34,7 +34,7 @@ def load_tool(path: str, class_name: str) -> Tool:
 
 
 def load_transformer(folder: str) -> Any:
-    """The transformer of a folder, in eval mode, with the timestep frequencies that DiT was trained with."""
+    """Load the transformer of a folder in eval mode, with the timestep frequencies that DiT was trained with."""
     from diffusers import DiTTransformer2DModel
 
     transformer = DiTTransformer2DModel.from_pretrained(folder, local_files_only=True).eval()
@@ -44,7 +44,7 @@ def load_transformer(folder: str) -> Any:
 
 
 def quantize(tool: Tool, job: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The quantized transformer and the facts of the first message."""
+    """Quantize the transformer of the job, and collect the facts about it for the first message."""
     import torch
 
     transformer = load_transformer(job["model"])
@@ -87,7 +87,10 @@ def linears(transformer: Any) -> Iterator[tuple[str, Any]]:
 
 
 def is_quantized(module: Any) -> bool:
-    """Whether a tool replaced a linear or its weight. A tool may leave a layer as it is without saying so."""
+    """Whether a tool has replaced a linear layer or its weight.
+
+    A tool may leave a layer unchanged without saying so.
+    """
     import torch
 
     weight: Any = getattr(module, "weight", None)
@@ -96,7 +99,7 @@ def is_quantized(module: Any) -> bool:
 
 
 def inner_tensors(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
-    """The plain tensors of a tensor: itself, or those that a subclass consists of."""
+    """Yield the plain tensors inside a tensor, with names: the tensor itself, or the parts of a tensor subclass."""
     if hasattr(tensor, "__tensor_flatten__"):
         for part in tensor.__tensor_flatten__()[0]:
             yield from inner_tensors(f"{name}.{part}", getattr(tensor, part))
@@ -105,7 +108,7 @@ def inner_tensors(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
 
 
 def distinct(transformer: Any) -> Iterator[tuple[str, Any]]:
-    """All plain tensors that a transformer holds, by name. Shared storage occurs once."""
+    """Yield all plain tensors that a transformer holds, with names. Tensors that share memory occur once."""
     seen = set()
     for name, tensor in [*transformer.named_parameters(), *transformer.named_buffers()]:
         for path, part in inner_tensors(name, tensor):
@@ -121,13 +124,13 @@ def held_bytes(transformer: Any) -> int:
 
 
 def send(pipe: Any, facts: dict[str, Any], payload: bytes = b"") -> None:
-    """Write a message."""
+    """Write one message into the pipe: a line of JSON, then the payload."""
     pipe.write(json.dumps(facts | {"bytes": len(payload)}).encode() + b"\n" + payload)
     pipe.flush()
 
 
 def serve(transformer: Any, requests: Any, answers: Any) -> None:
-    """Answer requests until the other end closes the pipe."""
+    """Answer requests for predicted noise until the other process closes the pipe."""
     import numpy as np
     import torch
 
@@ -147,7 +150,7 @@ def serve(transformer: Any, requests: Any, answers: Any) -> None:
 
 
 def main(job: dict[str, Any]) -> None:
-    """Run a job. A failure is the first message; its traceback goes to stderr."""
+    """Run a job. If it fails, the first message says so; the traceback goes to stderr."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a tool prints must not get into the messages
     try:
@@ -169,7 +172,7 @@ def main(job: dict[str, Any]) -> None:
 
 
 def kind_of(problem: Exception) -> dict[str, bool]:
-    """Kind of a failure: of the installation (for example a missing package), or of the tool itself."""
+    """Kind of a failure: a failure of the installation (for example a missing package), or of the tool itself."""
     return {"installation": isinstance(problem, ImportError | OSError | MemoryError)}
 
 

@@ -1,4 +1,7 @@
-"""A tool's process as a network for our sampler: each batch goes through a pipe, and the answer comes back."""
+"""The process of a tool, used as a network by our sampler.
+
+Each batch goes through a pipe, and the answer comes back.
+"""
 
 import json
 import os
@@ -26,11 +29,11 @@ INSTALL = "`qdit tools install FOLDER` makes the environment, --python FOLDER/bi
 
 
 class ToolFailed(QditError):
-    """The tool's own code failed."""
+    """Error: the tool's own code failed in its process."""
 
 
 class Pipe:
-    """The two ends of the pipe to a tool's process."""
+    """Our end of the pipe to a tool's process: requests go out, answers come in."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", name: str) -> None:
         assert process.stdin is not None and process.stdout is not None
@@ -38,7 +41,10 @@ class Pipe:
         self.requests, self.answers = process.stdin, process.stdout
 
     def ask(self, arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
-        """Send arrays; return the answer and the CPU seconds that it took. ToolFailed if the process has ended."""
+        """Send arrays; return the answer and the CPU seconds of the forward pass.
+
+        ToolFailed if the process has ended.
+        """
         try:
             self.requests.write(json.dumps({"shapes": [array.shape for array in arrays]}).encode() + b"\n")
             for array in arrays:
@@ -50,7 +56,7 @@ class Pipe:
         return np.frombuffer(payload, np.float32).reshape(facts["shape"]).copy(), float(facts["seconds"])
 
     def receive(self) -> tuple[dict[str, Any], bytes]:
-        """Read one message. ToolFailed or ConfigError if it is a failure, or if the process has ended."""
+        """Read one message. ToolFailed or ConfigError if the message reports a failure, or if the process has ended."""
         line = self.answers.readline()
         if not line:
             self.ended()
@@ -62,7 +68,10 @@ class Pipe:
         return facts, self.answers.read(facts["bytes"])
 
     def ended(self) -> NoReturn:
-        """Raise the error for a process that has ended. DataError if the system ended it (memory, a signal)."""
+        """Raise the error for a process that has ended: DataError if a signal ended it (for example for memory).
+
+        If it ended by itself, the error is ToolFailed.
+        """
         code = self.process.wait()
         if code < 0:
             raise DataError(f"{self.name}: its process was ended by signal {-code}, perhaps for memory; run it again")
@@ -70,14 +79,14 @@ class Pipe:
 
 
 def fail(reason: str) -> NoReturn:
-    """Raise ToolFailed as a result of the tool, which belongs to its row."""
+    """Raise ToolFailed, marked as a failure of the method, so that the row of the tool shows it."""
     with method_code():
         raise ToolFailed(reason)
     raise AssertionError("method_code lets every exception out")
 
 
 class RemoteDiT(nn.Module):
-    """A transformer in a tool's process, with the forward pass of our DiT. `seconds` are CPU seconds of its passes."""
+    """A transformer in a tool's process, called like our DiT. `seconds` sums the CPU seconds of its forward passes."""
 
     anchor: Tensor
 
@@ -88,7 +97,7 @@ class RemoteDiT(nn.Module):
         self.register_buffer("anchor", torch.zeros(()))
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
-        """Noise and variance (N, 2C, L, L) of images (N, C, L, L) at timesteps (N,) with labels (N,)."""
+        """Predicted noise and variance (N, 2C, L, L) for images (N, C, L, L) at timesteps (N,) with labels (N,)."""
         batch = (x.float().numpy(), timestep.long().numpy(), label.long().numpy())
         answer, seconds = self.pipe.ask(batch)
         self.seconds += seconds
@@ -96,7 +105,10 @@ class RemoteDiT(nn.Module):
 
 
 def environment(threads: int, sources: str) -> dict[str, str]:
-    """Variables of a tool's process: `qdit` in the folder `sources` is importable there, nothing is downloaded."""
+    """Environment variables for a tool's process.
+
+    It can import `qdit` from the folder `sources` and downloads nothing.
+    """
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
@@ -105,7 +117,7 @@ def environment(threads: int, sources: str) -> dict[str, str]:
 
 @contextmanager
 def started(known: KnownTool, python: Path, job: Mapping[str, Any], *, threads: int = 1) -> Iterator[Pipe]:
-    """Context manager: a tool's process that has read its job. At the end the process ends too."""
+    """Context manager: starts a tool's process, gives it its job, and ends it afterwards."""
     if not python.is_file():
         raise DataError(f"{python}: no Python of an environment with {known.tool.printed} is there; {INSTALL}")
     content = {"tool": str(known.path), "class": type(known.tool).__name__, "threads": threads, **job}
@@ -125,7 +137,7 @@ def started(known: KnownTool, python: Path, job: Mapping[str, Any], *, threads: 
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
-    """Close the pipe, at which the process ends, and wait for it; end it by force after half a minute."""
+    """Close the pipe, wait until the process ends because of this, and kill it after half a minute."""
     assert process.stdin is not None and process.stdout is not None
     with suppress(BrokenPipeError):
         process.stdin.close()
@@ -138,7 +150,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def has_descriptor(stream: Any) -> bool:
-    """Whether a stream is a file of the operating system, which a child process can write to."""
+    """Whether a stream is a real file of the operating system, so that a child process can write to it."""
     try:
         return bool(stream.fileno() >= 0)
     except (OSError, ValueError, AttributeError):
@@ -146,7 +158,10 @@ def has_descriptor(stream: Any) -> bool:
 
 
 def quantized_facts(pipe: Pipe, known: KnownTool, bits: str) -> dict[str, Any]:
-    """Facts of the quantized transformer. Unsupported if the tool left layers as they were, or changed others."""
+    """Read the facts about the quantized transformer from the tool's process.
+
+    Raises Unsupported if the tool left layers unquantized, or quantized other layers.
+    """
     facts, _ = pipe.receive()
     if untouched := facts["untouched"]:
         raise Unsupported(

@@ -1,4 +1,4 @@
-"""The step weights → folder of a tool's quantized transformer, in the place of a checkpoint.
+"""The step that quantizes weights with a tool. Its folder takes the place of a checkpoint.
 
 The folder has the config.json of a checkpoint, with the part `tool` instead of sites; `diffusers/`, the transformer
 before the tool; and model.safetensors, all tensors that the tool keeps. Samples are made by quantizing `diffusers/`
@@ -38,7 +38,10 @@ CALIBRATION_BATCH, CALIBRATION_SAMPLES = 32, 256
 
 @dataclass(frozen=True)
 class ToolJob:
-    """A tool, the Python of its environment, bits and calibration data of kind `trajectory` if it takes some."""
+    """Inputs of a tool's quantization: tool, Python of its environment, bits, and calibration data.
+
+    The data are of kind `trajectory`. Only a tool that measures ranges takes them.
+    """
 
     tool: str
     python: Path
@@ -48,7 +51,7 @@ class ToolJob:
 
     @property
     def known(self) -> KnownTool:
-        """The tool; ConfigError for an unknown one."""
+        """The tool of this job; ConfigError for an unknown name."""
         return find_tool(self.tool)
 
     def require_possible(self) -> None:
@@ -69,7 +72,10 @@ def code_of(known: KnownTool) -> str:
 
 
 def layers_of(depth: int) -> list[str]:
-    """Names, in diffusers, of the linears of all blocks that scope common quantizes: q, k, v, output, and the MLP's."""
+    """Names, in diffusers, of the linears that scope common quantizes in all blocks.
+
+    They are q, k, v and the output of attention, and both linears of the MLP.
+    """
     linears = [f"attn1.to_{name}" for name in "qkv"]
     linears += [IN_BLOCK[name] for name in ("attn.proj", "mlp.fc1", "mlp.fc2")]
     return [f"transformer_blocks.{block}.{linear}" for block in range(depth) for linear in linears]
@@ -78,8 +84,8 @@ def layers_of(depth: int) -> list[str]:
 def quantize_by_tool(weights: Path, out: Path, job: ToolJob) -> dict[str, Any]:
     """Quantize weights of a DiT with a tool, and write the folder `out`. Return the facts in its config.json.
 
-    Raises Unsupported for bits that the tool cannot do and if it leaves layers as they are, ConfigError if its package
-    is not installed, and ToolFailed if its own code fails.
+    Raises Unsupported for bits that the tool cannot do and if it leaves layers unchanged, ConfigError if its package is
+    not installed, and ToolFailed if its own code fails.
     """
     job.require_possible()
     model = require_dit(load_model(weights), where=str(weights))
@@ -107,7 +113,7 @@ def quantize_by_tool(weights: Path, out: Path, job: ToolJob) -> dict[str, Any]:
 
 
 def write_calibration(out: Path, weights: Path, model: DiT, job: ToolJob) -> None:
-    """Write the calibration data that the tool's process reads, or remove data of an earlier job."""
+    """Write the calibration data that the tool's process reads. Without such data, remove those of an earlier job."""
     path = out / CALIBRATION_FILE
     if job.calibration is None or job.bits not in job.known.tool.calibrated:
         path.unlink(missing_ok=True)
@@ -118,7 +124,7 @@ def write_calibration(out: Path, weights: Path, model: DiT, job: ToolJob) -> Non
 
 
 def record_of(job: ToolJob, weights: Path) -> dict[str, Any]:
-    """The record of config.json, with the fields of a checkpoint's."""
+    """The part `record` of config.json, with the same fields as in a checkpoint of the suite."""
     weight_bits, activation_bits = split_bits(job.bits)
     used = job.calibration is not None and job.bits in job.known.tool.calibrated
     return {
@@ -135,7 +141,7 @@ def record_of(job: ToolJob, weights: Path) -> dict[str, Any]:
 
 
 def described(known: KnownTool, facts: Mapping[str, Any], bits: str) -> dict[str, Any]:
-    """Facts of a tool for config.json."""
+    """Facts about a tool and its result, for config.json."""
     kept = ("layers", "float_bytes", "memory_bytes", "versions")
     tool = known.tool
     texts = {name: getattr(tool, name) for name in ("name", "printed", "package", "licence", "address")}
@@ -143,7 +149,7 @@ def described(known: KnownTool, facts: Mapping[str, Any], bits: str) -> dict[str
 
 
 def process_job(folder: Path, job: ToolJob, *, depth: int) -> dict[str, Any]:
-    """The job that a tool's process reads: a JSON value about the transformer of a folder."""
+    """The job, as a JSON value, with which a tool's process quantizes the transformer of `folder` again."""
     calibration = folder / CALIBRATION_FILE
     return {
         "model": str((folder / FORM).resolve()),
@@ -156,7 +162,7 @@ def process_job(folder: Path, job: ToolJob, *, depth: int) -> dict[str, Any]:
 
 
 def is_tools(folder: Path) -> bool:
-    """Whether the folder of a checkpoint is that of a tool. False if it cannot be read."""
+    """Whether a folder was written by `quantize_by_tool` and is no checkpoint of ours. False if it cannot be read."""
     try:
         return KEY in read_json(folder / CONFIG_FILE, error=CheckpointError)
     except (CheckpointError, TypeError):
@@ -164,7 +170,7 @@ def is_tools(folder: Path) -> bool:
 
 
 def read_tool_folder(folder: Path) -> dict[str, Any]:
-    """The configuration of a tool's folder. CheckpointError for a checkpoint of ours, or a damaged folder."""
+    """Read the config.json of a tool's folder. CheckpointError for a checkpoint of ours, or a damaged folder."""
     config = read_config(folder)
     if KEY not in config:
         raise CheckpointError(f"{folder}: holds a checkpoint of `qdit quantize`; sample it with `qdit sample`")

@@ -1,4 +1,4 @@
-"""Finds the tools: files of `qdit/sampling/tools/known/`, and classes of other packages (entry points `qdit.tools`).
+"""Lookup of the tools: files of `qdit/sampling/tools/known/`, and classes of other packages (entry point `qdit.tools`).
 
 Only classes are read here. The package of a tool is imported in the tool's own process.
 """
@@ -23,7 +23,7 @@ TEXTS = ("name", "printed", "package", "licence", "address")
 
 @dataclass(frozen=True)
 class KnownTool:
-    """A tool, its module and its file."""
+    """A tool, the name of its module, and the path of its file."""
 
     tool: Tool
     module: str
@@ -32,7 +32,7 @@ class KnownTool:
 
 @cache
 def tools() -> Mapping[str, KnownTool]:
-    """Every tool by name. ConfigError for a file that cannot be imported or a class that lacks a fact."""
+    """All tools by name. ConfigError for a file that cannot be imported or a class without a required attribute."""
     known: dict[str, KnownTool] = {}
     for module, class_name in modules():
         for entry in tools_of(module, class_name):
@@ -43,7 +43,7 @@ def tools() -> Mapping[str, KnownTool]:
 
 
 def modules() -> Iterator[tuple[str, str | None]]:
-    """Modules of tools, each with the one class that an entry point names."""
+    """All modules that define tools; for an entry point also the name of its class."""
     folder = Path(known.__path__[0])
     for file in sorted(folder.glob("*.py")):
         if file.stem != "__init__":
@@ -54,7 +54,7 @@ def modules() -> Iterator[tuple[str, str | None]]:
 
 
 def tools_of(name: str, class_name: str | None) -> list[KnownTool]:
-    """The tools of a module."""
+    """Import a module and make its tools."""
     try:
         module = importlib.import_module(name)
     except Exception as problem:
@@ -70,7 +70,10 @@ def tools_of(name: str, class_name: str | None) -> list[KnownTool]:
 
 
 def validated_tool(tool: Tool, where: str) -> Tool:
-    """Return the tool. ConfigError if a text is missing, if it has no bits, or if a bit width does not exist."""
+    """Return the tool unchanged.
+
+    ConfigError if an attribute is missing, if it has no bits, or if a bit width is wrong.
+    """
     for fact in TEXTS:
         if not isinstance(getattr(tool, fact, None), str):
             raise ConfigError(f'tool file {where}: class {type(tool).__name__} has no {fact}; add {fact} = "…"')
@@ -83,7 +86,7 @@ def validated_tool(tool: Tool, where: str) -> Tool:
 
 
 def find_tool(name: str) -> KnownTool:
-    """A tool by name; ConfigError for an unknown one, with the names that exist."""
+    """The tool of this name; ConfigError for an unknown name, with the names that exist."""
     if name not in tools():
         raise ConfigError(f"tool {name!r}: allowed are {', '.join(sorted(tools()))}{did_you_mean(name, tools())}")
     return tools()[name]

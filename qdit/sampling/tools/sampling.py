@@ -1,4 +1,4 @@
-"""The step tool's folder → chunks of images. Noise, labels, chunks and seeds are those of every other row."""
+"""The step that makes chunks of images from a tool's folder. Noise, labels and chunks are those of every other row."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,10 @@ from qdit.sampling.tools.quantizing import KEY, ToolJob, code_of, process_job, r
 
 @dataclass(frozen=True)
 class ToolSampleJob:
-    """A job of sampling, and the Python of the tool's environment. The folder names the tool and the bits."""
+    """Inputs of sampling with a tool: the job of sampling, and the Python of the tool's environment.
+
+    The folder of the tool names the tool and the bits.
+    """
 
     sample: SampleJob
     python: Path
@@ -30,24 +33,24 @@ class ToolSampleJob:
 
     @property
     def config(self) -> dict[str, Any]:
-        """Configuration of the tool's folder."""
+        """The config.json of the tool's folder."""
         return read_tool_folder(self.sample.checkpoint)
 
     @property
     def tool(self) -> ToolJob:
-        """The job that quantizes the transformer again."""
+        """The job with which the tool quantizes the transformer again."""
         record = self.config["record"]
         bits = f"w{record['weight_bits']}a{record['activation_bits']}"
         return ToolJob(record["method"], self.python, bits, threads=self.threads)
 
 
 def as_it_is(model: Any) -> Any:
-    """Preparation of a network that computes in its tool's process. There is nothing to prepare."""
+    """Return the model unchanged: a network in a tool's process needs no preparation."""
     return model
 
 
 def tool_mode(config: dict[str, Any], code: str) -> Mode:
-    """Mode of a tool's samples. Its backend is a text: the tool's package and torch, with their versions."""
+    """The mode of a tool's samples. Its backend is the text of the versions of the tool's package and of torch."""
     versions = config[KEY]["versions"]
     order = dict.fromkeys((config[KEY]["package"], "torch", *versions))
     name = ", ".join(f"{package} {versions[package]}" for package in order)
@@ -56,9 +59,9 @@ def tool_mode(config: dict[str, Any], code: str) -> Mode:
 
 @contextmanager
 def network(job: ToolSampleJob) -> Iterator[Any]:
-    """Context manager: the quantized transformer in its tool's process, a `RemoteDiT` in the place of a DiT.
+    """Context manager: starts the tool's process, quantizes there, and yields a `RemoteDiT` that computes in it.
 
-    Unsupported if the tool leaves layers as they are.
+    Raises Unsupported if the tool leaves layers unchanged.
     """
     config, tool = DiTConfig(**job.config["model"]["config"]), job.tool
     content = process_job(job.sample.checkpoint, tool, depth=config.depth)
@@ -68,7 +71,7 @@ def network(job: ToolSampleJob) -> Iterator[Any]:
 
 
 def sample_tool(job: ToolSampleJob) -> Path:
-    """Sample one shard of a tool's quantized transformer; return the list of its chunks.
+    """Sample one shard of a tool's quantized transformer, and return the path of the list of its chunks.
 
     Recorded failures, errors and existing chunks are treated as `qdit.sampling.run.sample_checkpoint` does it.
     """

@@ -6,7 +6,10 @@ from qdit.sampling.tools.contract import Request, Tool
 
 
 class OptimumQuanto(Tool):
-    """Weights per channel (8 bits) or in groups that quanto chooses (4 bits); a static activation range per tensor."""
+    """optimum-quanto, with weights per channel (8 bits) or in groups that it chooses (4 bits).
+
+    Activations have one static range per tensor.
+    """
 
     name = "optimum-quanto"
     printed = "optimum-quanto"
@@ -22,7 +25,7 @@ class OptimumQuanto(Tool):
     calibrated = ("w8a8", "w4a8")
 
     def quantize(self, transformer: Any, request: Request) -> Any:
-        """Swap the layers for quanto's, measure ranges of activations, and freeze the codes."""
+        """Replace the layers by quanto's layers, measure the ranges of activations, and fix the weights' codes."""
         import torch
         from optimum.quanto import Calibration, freeze, qint4, qint8, quantize
 

@@ -11,10 +11,10 @@ from qdit.sampling.tools.contract import Request, Tool
 
 
 class SDNQ(Tool):
-    """Weights per channel (8 bits) or in groups that SDNQ chooses (4 bits).
+    """SDNQ, with weights per channel (8 bits) or in groups that it chooses (4 bits).
 
-    Activations have a range per token; products are of integers. torch.compile is off: it would compile for minutes,
-    and its products are the same. On a CPU without OpenVINO the integer products are torch's own.
+    Activations have a range per token; matrix products use integers. torch.compile is off: it would compile for
+    minutes, and its products are the same. On a CPU without OpenVINO the integer products are torch's own.
     """
 
     name = "sdnq"
@@ -30,7 +30,7 @@ class SDNQ(Tool):
     }
 
     def quantize(self, transformer: Any, request: Request) -> Any:
-        """Swap the layers for SDNQ's."""
+        """Replace the layers by SDNQ's layers."""
         os.environ.setdefault("SDNQ_USE_TORCH_COMPILE", "0")
         import torch
         from sdnq import sdnq_post_load_quant
@@ -50,5 +50,5 @@ class SDNQ(Tool):
 
 
 def is_leaf(module: Any) -> bool:
-    """Whether a module has weights of its own."""
+    """Whether a module itself holds weights, not only modules inside it."""
     return getattr(module, "weight", None) is not None

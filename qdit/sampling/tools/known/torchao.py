@@ -6,11 +6,11 @@ from qdit.sampling.tools.contract import Request, Tool, chosen
 
 
 class TorchAO(Tool):
-    """Weights per channel (8 bits) or in groups of 16 (4 bits), activations per token.
+    """torchao, with weights per channel (8 bits) or in groups of 16 (4 bits), and activations per token.
 
-    Ranges are symmetric, or torchao chooses. The groups are those of this suite's rows in the miniature. torchao's
-    default of 128 does not divide the widths of the miniature. Then torchao does not quantize the layer, and gives no
-    message.
+    Ranges are symmetric where torchao does not choose otherwise. The groups are those of this suite's rows in the
+    miniature. torchao's default of 128 does not divide the widths of the miniature. Then torchao does not quantize the
+    layer, and gives no message.
     """
 
     name = "torchao"
@@ -26,7 +26,7 @@ class TorchAO(Tool):
     }
 
     def quantize(self, transformer: Any, request: Request) -> Any:
-        """Swap the weights of the layers for torchao's tensors."""
+        """Replace the weights of the layers by torchao's tensors."""
         from torchao.quantization import quantize_
 
         quantize_(transformer, configuration(request), filter_fn=chosen(request.layers))
@@ -34,7 +34,7 @@ class TorchAO(Tool):
 
 
 def configuration(request: Request) -> Any:
-    """torchao's configuration for these bits."""
+    """The configuration object of torchao that quantizes with these bits."""
     import torch
     from torchao import quantization as ao
 
