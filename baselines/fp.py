@@ -1,6 +1,6 @@
 """Full precision: the model is not quantized, but it goes through the same steps as every method.
 
-It is the positive control.
+It is the positive control: its rows show what the suite measures without quantization.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class FullPrecisionOptions(CheckedOptions):
 
 
 class FullPrecision(Method):
-    """Returns the model unchanged, at 16/16 bits only.
+    """Full precision: returns the model unchanged. It accepts only W16A16.
 
     The papers' tables call it "FP16"; the mini profile computes in float32.
     """
@@ -50,7 +50,7 @@ class FullPrecision(Method):
         calibration: Mapping[str, CalibrationSet],
         options: FullPrecisionOptions,
     ) -> Quantized:
-        """Return a copy of the model."""
+        """Return an unchanged copy of the model."""
         if (weight_bits, activation_bits) != (FULL_PRECISION_BITS, FULL_PRECISION_BITS):
             raise Unsupported(f"fp: W{weight_bits}A{activation_bits} is not full precision; ask for w16a16")
         return Quantized(deepcopy(model))
