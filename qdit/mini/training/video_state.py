@@ -23,9 +23,9 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class TrainingState:
-    """A model in training. It is saved to one file, from which it continues with the same bits.
+    """A model in training. It is saved to one file, from which the training continues with the same bits.
 
-    `identity` is JSON with everything that a checkpoint must agree with. A difference raises CheckpointError.
+    `identity` is JSON with everything in which checkpoint and training must agree. A difference raises CheckpointError.
     """
 
     def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
@@ -44,7 +44,7 @@ class TrainingState:
             self.resume()
 
     def update(self, loss: Tensor, learning_rates: tuple[float, float]) -> None:
-        """Take one step of Muon and AdamW, update the moving average, and count the iteration.
+        """Take one step of Muon and AdamW, update the moving average of the weights, and count the iteration.
 
         At the start the average forgets old weights faster.
         """
@@ -70,7 +70,7 @@ class TrainingState:
         save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
 
     def resume(self) -> None:
-        """Continue from the checkpoint. Another configuration is refused."""
+        """Continue from the checkpoint. CheckpointError if it belongs to another configuration."""
         tensors, metadata = load_tensors(self.path)
         if not isinstance(metadata, dict) or {key: metadata.get(key) for key in self.identity} != self.identity:
             raise CheckpointError(
