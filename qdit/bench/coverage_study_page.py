@@ -1,4 +1,4 @@
-"""Page of the coverage study, made from the study's JSON."""
+"""Write the page of the coverage study from its JSON."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from qdit.core.files import write_text
 
 
 def write_page(study: Mapping[str, Any], page: Path) -> None:
-    """Write the Markdown page; equal studies give equal bytes."""
+    """Write the Markdown page from the study's JSON. Equal studies give equal bytes."""
     write_text(page, page_text(study))
 
 
@@ -44,7 +44,7 @@ def page_text(study: Mapping[str, Any]) -> str:
 
 
 def table(study: Mapping[str, Any]) -> list[str]:
-    """Lines of the table: a row for each metric and `mixed`, a column for each ratio."""
+    """Lines of the table. A row is a metric with a value of `mixed`; a column is a ratio of variances between runs."""
     ratios = sorted({entry["ratio"] for entry in study["conditions"]})
     lines = [f"| metric | mixed | {' | '.join(f'runs {ratio:g}' for ratio in ratios)} |"]
     lines.append(f"|---|---:|{'---:|' * len(ratios)}")
@@ -58,7 +58,7 @@ def table(study: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(study: Mapping[str, Any]) -> str:
-    """Sentence about the range of the coverage, and about images alone."""
+    """Sentence about the smallest and largest coverage, and about the coverage of intervals that resample images only."""
     low, high = study["plan"]["wanted"]
     alone = min(entry["by_images_alone"] for entry in study["conditions"])
     where = "lies" if study["as_wanted"] else "does **not** lie"

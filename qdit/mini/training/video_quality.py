@@ -124,7 +124,7 @@ def measure_video_files(
 ) -> dict[str, float]:
     """Measure a weights file or checkpoint. Write the values as JSON, and clips as an animation to `picture`.
 
-    Return the values of the four scores with a required minimum.
+    Return the four scores with a required minimum, each divided by the score of clips of held-out digits.
     """
     model, observer = load_video_model(weights), load_observer(instruments)
     figures, clips = measure(model, observer, count=count)
