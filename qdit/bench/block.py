@@ -61,7 +61,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured: the small and the large model, images per batch, numbers of threads, repeats, and the device."""
+    """What is measured: small and large model, images per batch, numbers of threads, repeats, and the device."""
 
     small: DiTConfig = field(
         default_factory=lambda: DiTConfig(

@@ -38,8 +38,9 @@ class Peer:
     tolerance: float = DYNAMIC
 
     def distance(self) -> float:
-        """Relative distance of the library's product to the expected one: norm of the difference / norm of the expected
-        one.
+        """Relative distance of the library's product to the expected product.
+
+        It is the norm of the difference, divided by the norm of the expected product.
         """
         result = self.read(self.call()).double()
         if result.shape != self.expected.shape:

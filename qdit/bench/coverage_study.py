@@ -79,7 +79,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class SimulatedTable:
-    """Values (methods, replicates), their B resampled values (methods, replicates, B), and expected values (methods,)."""
+    """Values (methods, replicates), B resampled values of each (methods, replicates, B), expected values (methods,)."""
 
     values: np.ndarray
     samples: np.ndarray

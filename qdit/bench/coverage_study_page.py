@@ -58,7 +58,7 @@ def table(study: Mapping[str, Any]) -> list[str]:
 
 
 def verdict(study: Mapping[str, Any]) -> str:
-    """Sentence about the smallest and largest coverage, and about the coverage of intervals that resample images only."""
+    """Sentence about the smallest and the largest coverage, and the coverage of intervals that resample images only."""
     low, high = study["plan"]["wanted"]
     alone = min(entry["by_images_alone"] for entry in study["conditions"])
     where = "lies" if study["as_wanted"] else "does **not** lie"

@@ -122,9 +122,7 @@ class Stages:
 
 
 def random_dit(config: DiTConfig) -> DiT:
-    """Build a DiT with random weights (standard deviation 1/√inputs) and small biases, so that every layer has an
-    effect.
-    """
+    """Build a DiT with random weights (standard deviation 1/√inputs) and small biases: every layer has an effect."""
     draw = torch.Generator().manual_seed(SEED)
     with torch.device("meta"):
         model = DiT(config)

@@ -26,7 +26,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def reached(scale: Scale) -> dict[str, Any]:
-    """Measure the GPU's peak speeds: operations per second of square matrix products, and bytes per second of a copy."""
+    """Measure the GPU's peak speeds: operations per second of square matrix products, bytes per second of a copy."""
     size = 256 if scale.quick else 8192
     measured: dict[str, Any] = {"torch": torch.__version__}
     for dtype in (torch.bfloat16, torch.float16, torch.float32):

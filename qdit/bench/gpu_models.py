@@ -32,7 +32,7 @@ ROUNDED = {"ptq4dit": "per-step", "tfmq-dm": "per-step"}
 
 
 def random_on(scale: Scale, config: DiTConfig) -> DiT:
-    """Build a DiT on the device with random weights of standard deviation 1/√inputs, so that every layer has an effect."""
+    """Build a DiT on the device with random weights (standard deviation 1/√inputs). So every layer has an effect."""
     model = DiT(config).requires_grad_(False).eval().to(scale.device)
     generator = torch.Generator(scale.device).manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -127,7 +127,10 @@ def sampling(scale: Scale) -> dict[str, Any]:
 
 
 def rounding(scale: Scale) -> dict[str, Any]:
-    """Measure GPTQ and learned rounding of two blocks of DiT-XL/2: seconds and memory, in float32 and TensorFloat-32."""
+    """Measure GPTQ and learned rounding of two blocks of DiT-XL/2: seconds and memory.
+
+    Learned rounding is measured in float32 and in TensorFloat-32.
+    """
     config, size, iterations = (TINY, 16, 4) if scale.quick else (replace(DiTConfig(), depth=2), 128, 100)
     model, few = random_on(scale, config), Protocol("ddim", 4, 1.5, 0)
 

@@ -18,7 +18,7 @@ from qdit.kernels.dense import DenseLinear
 
 
 def torch_peers(o: Operands) -> dict[str, Peer]:
-    """Torch's linears by name: float32 (MKL), float32 by oneDNN (packed weights), bfloat16, int8 codes without scales."""
+    """Torch's linears by name: float32 (MKL), float32 by oneDNN (packed), bfloat16, and int8 codes without scales."""
     packed = DenseLinear(o.weight, o.bias)
     x16, weight16, bias16 = (t.bfloat16() for t in (o.x, o.weight, o.bias))
     expected = o.x.double() @ o.weight.double().T + o.bias.double()

@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def record(bench: str, command: str, *, load_before: float, **content: Any) -> dict[str, Any]:
-    """Make the record of the benchmark `bench`: machine, commit, command, load before and after, and measured values."""
+    """Make the record of the benchmark `bench`: machine, commit, command, load before and after, measured values."""
     return {
         "format": FORMAT,
         "bench": bench,

@@ -113,7 +113,7 @@ def _judge_gpu() -> Iterable[Judged]:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Format a record as text: times divided by those of full precision, then goals with verdicts, then missed goals."""
+    """Format a record as text: times divided by those of full precision, goals with verdicts, then missed goals."""
     lines = [
         *heading(content),
         "",

@@ -39,7 +39,7 @@ def verdict(study: Mapping[str, Any]) -> str:
 
 
 def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
-    """Sentences that say whether a search of this kind, which samples fewer images, is as good as Q-DiT's Algorithm 1."""
+    """Sentences that say whether a search of this kind, which samples fewer images, is as good as Algorithm 1."""
     cheap, plain = study["comparison"][kind], study["comparison"]["evolution"]
     against, share = cheap["against_evolution"], cheap["images_share"]
     scores = study["plan"]["score_images"][kind]
