@@ -70,7 +70,7 @@ class DitasOptions(CheckedOptions):
 
 
 class Ditas(Method):
-    """Quantizing diffusion transformers via enhanced activation smoothing."""
+    """Divides input channels by smoothing factors, and adds a low-rank branch for the rounding error to each linear."""
 
     name = "ditas"
     printed = "DiTAS"

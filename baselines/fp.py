@@ -16,11 +16,11 @@ from qdit.sampling.calibration import CalibrationSet
 
 @dataclass(frozen=True)
 class FullPrecisionOptions(CheckedOptions):
-    """Full precision has no options."""
+    """Options of full precision: there are none."""
 
 
 class FullPrecision(Method):
-    """Full precision: returns the model unchanged. It accepts only W16A16.
+    """Returns the model unchanged. It accepts only 16 bits for weights and activations.
 
     The papers' tables call it "FP16"; the mini profile computes in float32.
     """

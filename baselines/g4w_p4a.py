@@ -31,13 +31,13 @@ ACTIVATION_BATCH = 256
 
 @dataclass(frozen=True)
 class G4wP4aOptions(CheckedOptions):
-    """`group_size` is the group size of the weights; None means one range for each output channel."""
+    """Options of G4W+P4A. `group_size` is that of the weights; None means one range for each output channel."""
 
     group_size: GroupSize | None = 128
 
 
 class G4wP4a(Method):
-    """G4W+P4A: GPTQ for the weights, PTQ4DM's static ranges for the activations."""
+    """Quantizes weights by GPTQ in groups, and activations with PTQ4DM's static ranges."""
 
     name = "g4w+p4a"
     printed = "G4W+P4A"

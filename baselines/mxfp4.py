@@ -28,13 +28,16 @@ ELEMENTS = {4: "e2m1", 6: "e2m3", 8: "e4m3"}
 
 @dataclass(frozen=True)
 class MxOptions(CheckedOptions):
-    """`block_size` is the number of channels that share a scale; it must divide the width of every layer."""
+    """Options of the MX formats.
+
+    `block_size` channels share a scale; this number must divide the width of every layer.
+    """
 
     block_size: GroupSize = 32
 
 
 class Mx(Method):
-    """MX (microscaling) formats for weights and inputs."""
+    """Quantizes weights and inputs to MX (microscaling) formats: blocks of floating-point numbers share a scale."""
 
     name = "mxfp4"
     printed = "MX float"

@@ -30,13 +30,13 @@ WEIGHT_BITS, ACTIVATION_BITS = 4, (4, 8)
 
 @dataclass(frozen=True)
 class NvFp4Options(CheckedOptions):
-    """`block_size` is the number of channels that share a scale; it must divide the width of every layer."""
+    """Options of NVFP4. `block_size` channels share a scale; this number must divide the width of every layer."""
 
     block_size: GroupSize = 16
 
 
 class NvFp4(Method):
-    """NVFP4 for weights and inputs."""
+    """Quantizes weights and inputs to NVFP4: blocks of 4-bit floating-point numbers share a scale."""
 
     name = "nvfp4"
     printed = "NVFP4"

@@ -88,7 +88,7 @@ class Ptq4ditOptions(CheckedOptions):
 
 
 class Ptq4dit(Method):
-    """Post-training quantization for diffusion transformers."""
+    """Balances the largest values of activation and weight channels. Then it learns rounding and activation scales."""
 
     name = "ptq4dit"
     printed = "PTQ4DiT"

@@ -43,7 +43,7 @@ class Ptq4dmOptions(CheckedOptions):
 
 
 class Ptq4dm(Method):
-    """Post-training quantization on diffusion models."""
+    """Searches static ranges. The calibration data have normally distributed timesteps."""
 
     name = "ptq4dm"
     printed = "PTQ4DM"

@@ -45,7 +45,7 @@ class PtqdOptions(QDiffusionOptions):
 
 
 class Ptqd(Method):
-    """Accurate post-training quantization for diffusion models."""
+    """Quantizes with Q-Diffusion, and corrects the error of the predicted noise during sampling."""
 
     name = "ptqd"
     printed = "PTQD"

@@ -59,7 +59,7 @@ class QDiffusionOptions(CheckedOptions):
 
 
 class QDiffusion(Method):
-    """Quantizing diffusion models."""
+    """Searches ranges, then learns the rounding of weights and the scales of activations block by block."""
 
     name = "q-diffusion"
     printed = "Q-Diffusion"

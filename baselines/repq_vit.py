@@ -53,7 +53,7 @@ class RepqVitOptions(CheckedOptions):
 
 
 class RepqVit(Method):
-    """Scale reparameterization for post-training quantization of vision transformers."""
+    """Calibrates inputs after a LayerNorm per channel, and folds the channel factors into adaLN."""
 
     name = "repq-vit"
     printed = "RepQ-ViT"

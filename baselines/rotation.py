@@ -56,7 +56,7 @@ class RotationOptions(CheckedOptions):
 
 
 class Rotation(Method):
-    """Outlier-free 4-bit inference by rotations."""
+    """Rotates inputs and weights by a Hadamard matrix, so that large values spread over all channels."""
 
     name = "rotation"
     printed = "Hadamard rotation"

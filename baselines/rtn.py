@@ -40,7 +40,7 @@ class RtnOptions(CheckedOptions):
 
 
 class Rtn(Method):
-    """RTN: round to nearest."""
+    """Rounds weights to nearest. Activations have min-max ranges."""
 
     name = "rtn"
     printed = "RTN"

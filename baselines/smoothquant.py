@@ -56,7 +56,7 @@ class SmoothQuantOptions(CheckedOptions):
 
 
 class SmoothQuant(Method):
-    """Accurate and efficient post-training quantization for large language models."""
+    """Moves large values from the inputs into the weights by a factor for each channel. Then it rounds both."""
 
     name = "smoothquant"
     printed = "SmoothQuant"

@@ -70,7 +70,7 @@ class SvdQuantOptions(CheckedOptions):
 
 
 class SvdQuant(Method):
-    """Absorbing outliers by low-rank components."""
+    """Smooths the inputs, and keeps the largest part of each weight in a low-rank branch of 16 bits."""
 
     name = "svdquant"
     printed = "SVDQuant"

@@ -67,7 +67,7 @@ class TfmqDmOptions(CheckedOptions):
 
 
 class TfmqDm(Method):
-    """Temporal feature maintenance quantization for diffusion models."""
+    """Reconstructs the timestep embedding separately from the blocks. Activation ranges depend on the timestep."""
 
     name = "tfmq-dm"
     printed = "TFMQ-DM"

@@ -72,7 +72,7 @@ class TqDitOptions(CheckedOptions):
 
 
 class TqDit(Method):
-    """Efficient time-aware quantization for diffusion transformers."""
+    """Quantizes softmax and GELU outputs with different steps for two regions of values. Scales are searched."""
 
     name = "tq-dit"
     printed = "TQ-DiT"

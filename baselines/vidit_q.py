@@ -72,7 +72,7 @@ class ViditQOptions(CheckedOptions):
 
 
 class ViditQ(Method):
-    """Efficient and accurate quantization of diffusion transformers for image and video generation."""
+    """Balances and rotates the channels. Each token of an input has one dynamic range."""
 
     name = "vidit-q"
     printed = "ViDiT-Q"

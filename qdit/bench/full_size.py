@@ -86,7 +86,7 @@ def seconds(entry: dict[str, Any], clock: str = "seconds") -> float:
 
 
 def line(name: str, entry: dict[str, Any]) -> str:
-    """One line about a part: time and peak memory."""
+    """One line of text about a part: its time and its peak memory."""
     return (
         f"{name}: {seconds(entry):.0f} s, {seconds(entry, 'cpu_seconds'):.0f} s of CPU,"
         f" peak {entry['peak_bytes'] / GIBIBYTE:.2f} GiB"

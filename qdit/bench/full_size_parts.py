@@ -172,7 +172,7 @@ def import_diffusers(folder: Path, _scale: Scale, stage: Stages) -> Facts:
 
 
 def calibrate(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """Sample trajectories of the whole model; write the calibration set for GPTQ."""
+    """Sample trajectories of the whole model, and write the calibration set for GPTQ."""
     path = folder / "trajectory.safetensors"
     with stage("calibrate"):
         calibrate_weights_file(

@@ -1,4 +1,4 @@
-"""`qdit bench gpu`: measures a GPU in eleven sections. If a section fails, the others still run."""
+"""`qdit bench gpu`: measure a GPU in eleven sections. If a section fails, the others still run."""
 
 import re
 import time

@@ -46,7 +46,7 @@ def write_record(path: Path, content: dict[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; DataError if the file is not a record."""
+    """Read a record. DataError if the file is not a record."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or "bench" not in content:
         raise DataError(f"{path}: not a record of `qdit bench`; measure again")

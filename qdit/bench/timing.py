@@ -12,7 +12,10 @@ from statistics import geometric_mean, quantiles
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU seconds of one call: smallest, median, and spread. The spread is (third − first quartile) ÷ median."""
+    """CPU seconds of one call over several repeats: smallest, median and spread.
+
+    The spread is (third quartile − first quartile) ÷ median.
+    """
 
     minimum: float
     median: float

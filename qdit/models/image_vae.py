@@ -1,7 +1,7 @@
 """The VAE that decodes DiT's latents into images: the decoder of diffusers' AutoencoderKL, from local files.
 
-Latents are divided by 0.18215 before decoding, for every VAE, because DiT was trained on latents times this factor.
-The VAE is not quantized.
+Latents are divided by 0.18215 before decoding, for every VAE, because DiT was trained on latents multiplied by this
+factor. The VAE is not quantized.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""State dicts of a DiT. Tensor shapes give the configuration; every tensor is checked before the model is built.
+"""Check the state dict of a DiT. Its tensor shapes give the configuration, and every tensor is checked.
 
 Names and shapes are those of the official checkpoints (facebookresearch/DiT; for STDiT3 see stdit3_state.py). Nothing
 is guessed, dropped or converted silently. Every difference from the configuration is a CheckpointError with the
@@ -215,9 +215,9 @@ def check_values(state: Mapping[str, Tensor], *, where: str) -> None:
 
 
 def build(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> DiT:
-    """DiT in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit.
+    """Build a DiT in eval mode with float32 copies of these tensors. CheckpointError if anything does not fit.
 
-    `state` has the official names and exactly the tensors of `config`; `where` starts the error messages.
+    `state` must have exactly the tensors of `config`, with the official names. `where` starts the error messages.
     """
     return load_strictly(state, lambda: DiT(config), defining_shapes(config), depth=config.depth, where=where)
 

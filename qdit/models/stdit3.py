@@ -213,7 +213,7 @@ class STDiT3(nn.Module):
         return embedded
 
     def blocks(self) -> Iterator[nn.Module]:
-        """All blocks in the order in which the data pass through them: spatial 0, temporal 0, spatial 1, …"""
+        """All blocks in the order in which the data pass through them: spatial 0, temporal 0, spatial 1, and so on."""
         for pair in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             yield from pair
 

@@ -1,8 +1,7 @@
-"""Attention of STDiT3: over the positions of a frame, over the frames of a position, and from tokens to text.
+"""Attention of STDiT3: among the positions of a frame, among the frames of a position, and from tokens to text.
 
-The code follows the architecture and uses torch's own attention and plain masks. Linear
-sites always get (N, tokens, D), all tokens of a clip in one row. So everything that holds for sites of a DiT holds
-here.
+The code follows Open-Sora's architecture and uses torch's own attention with plain masks. Linear sites always get (N,
+tokens, D), all tokens of a clip in one row, as in a DiT.
 """
 
 import torch

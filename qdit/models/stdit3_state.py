@@ -151,5 +151,5 @@ def defining_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
 
 
 def build_stdit3(state: Mapping[str, Tensor], config: STDiT3Config, *, where: str) -> STDiT3:
-    """STDiT3 in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit."""
+    """Build an STDiT3 in eval mode with float32 copies of these tensors. CheckpointError if anything does not fit."""
     return load_strictly(state, lambda: STDiT3(config), defining_shapes(config), depth=config.depth, where=where)

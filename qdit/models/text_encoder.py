@@ -113,7 +113,7 @@ def embed(
 
 
 def encoder_sha256(folder: Path) -> str:
-    """Digest of all files of an encoder and its tokenizer; CheckpointError if there are none."""
+    """Digest of all files of an encoder and its tokenizer. CheckpointError if there are none."""
     sources = dict.fromkeys(encoder_folders(folder))
     files = [path for source in sources for path in sorted(source.glob("*")) if path.is_file() and path.name[0] != "."]
     if not files:

@@ -1,4 +1,7 @@
-"""The files of a VAE and their digest. The module does not import torch, because evaluation only names a decoder."""
+"""The files of a VAE and their digest.
+
+The module does not import torch, because the evaluation needs only the digest.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +24,7 @@ def vae_sha256(weights: Path) -> str:
 
 
 def video_vae_files(path: Path) -> Iterator[Path]:
-    """The files of a video VAE: a file of weights, or the files of a published folder."""
+    """List the files of a video VAE: its file of weights, or the files of a published folder."""
     if not path.is_dir():
         check_file(path)
         yield path

@@ -75,7 +75,7 @@ class ResBlock(nn.Module):
 
 
 def res_blocks(inputs: int, outputs: int, config: TemporalConfig) -> nn.ModuleList:
-    """Residual blocks of one level. The first block changes the width."""
+    """Make the residual blocks of one level. The first block changes the width from `inputs` to `outputs`."""
     widths = [inputs, *[outputs] * config.res_blocks]
     return nn.ModuleList(ResBlock(before, outputs, config.groups) for before in widths[:-1])
 

@@ -126,7 +126,7 @@ def read_official(path: Path) -> dict[str, Any]:
 
 
 def unreadable(problem: Exception) -> str:
-    """One line that says why a pickle was not read, and what to do."""
+    """One line of text that says why a pickle was not read, and what to do."""
     text = one_line(problem, limit=2000)
     if refused := re.search(r"Unsupported (?:global|class|operand): (?:GLOBAL )?`?([\w.]+)", text):
         return (

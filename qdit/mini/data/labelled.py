@@ -1,4 +1,4 @@
-"""Grey images with their classes. Every data set of the miniatures has this form."""
+"""Grey images with their classes, as every image data set of the miniatures gives them."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -141,7 +141,7 @@ def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, 
 
 @cache
 def background(scene: str) -> np.ndarray:
-    """Grey levels (16, 16) of a background; its pattern repeats every 4 or 8 pixels."""
+    """Grey levels (16, 16) of a background. Its pattern repeats every 4 or 8 pixels."""
     down, across = np.mgrid[:SIZE, :SIZE]
     bright = {
         "plain": np.zeros((SIZE, SIZE), bool),
@@ -169,7 +169,7 @@ def render(scenario: Scenario, placement: Placement, shapes: dict[str, np.ndarra
 
 
 def stylize(frames: np.ndarray, style: str) -> np.ndarray:
-    """Apply a style to frames (3, …) in [0, 1]."""
+    """Apply a style (normal, negative or sepia) to frames (3, …) in [0, 1]."""
     if style == "negative":
         return 1 - frames
     if style == "sepia":

@@ -79,7 +79,7 @@ def drawn_scenarios(count: int = CLIPS) -> list[Scenario]:
 
 
 def mean_scores(observer: Observer, clips: Tensor, scenarios: Sequence[Scenario]) -> dict[str, float]:
-    """Means over clips of the four scores that have a required minimum."""
+    """Mean over clips of each of the four scores that have a required minimum."""
     observations = observer(clips)
     return {name: mean_score(name, observations, scenarios) for name in BARS}
 

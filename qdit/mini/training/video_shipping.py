@@ -59,7 +59,7 @@ def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
 
 
 def load_video_model(path: Path) -> STDiT3:
-    """Load shipped weights or a training checkpoint. CheckpointError for any other file."""
+    """Load published weights or a training checkpoint. CheckpointError for any other file."""
     from qdit.models.loading import load_model
 
     _, metadata = load_tensors(path)

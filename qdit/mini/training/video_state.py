@@ -1,6 +1,7 @@
 """State of a video training run: weights, moving average, optimizer moments and iteration.
 
-Muon (momentum made orthogonal; Jordan et al. 2024) trains the matrices of the blocks, AdamW all other parameters.
+Muon (an optimizer that makes the momentum orthogonal; Jordan et al. 2024) trains the matrices of the blocks, AdamW all
+other parameters.
 """
 
 from pathlib import Path
@@ -18,7 +19,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether this is the weight of a linear in a block."""
+    """Whether a parameter is the weight of a linear in a block. Muon trains these."""
     return "_blocks." in name and name.endswith(".weight") and parameter.ndim == 2
 
 
@@ -59,7 +60,7 @@ class TrainingState:
         self.iteration += 1
 
     def save(self) -> None:
-        """Write everything that a continued training needs, and the model's buffers."""
+        """Write a checkpoint: everything that a continued training needs, and the model's buffers."""
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"{AVERAGE}{name}": mean for name, mean in self.average.items()}
         tensors |= {f"{AVERAGE}{name}": b for name, b in self.model.state_dict().items() if name not in self.parameters}

@@ -145,7 +145,7 @@ def evaluate(
 
 
 def score_of(dimension: str, observation: Observation, prompt: Prompt, embedding: np.ndarray) -> float | None:
-    """Score of one clip in one dimension."""
+    """Score of one clip in one dimension. `embedding` is that of the prompt."""
     return SCORES[dimension](observation, prompt.scenario, embedding)
 
 

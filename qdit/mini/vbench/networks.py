@@ -59,7 +59,7 @@ class FrameNet(nn.Module):
         self.scene, self.style = nn.Linear(FEATURES, len(SCENES)), nn.Linear(FEATURES, len(STYLES))
 
     def forward(self, x: Tensor) -> FrameReading:
-        """Frames (N, 3, L, L) in [−1, 1]."""
+        """Compute all outputs for frames (N, 3, L, L) in [−1, 1]."""
         for layer in self.fine:
             x = F.gelu(layer(x))
         x = F.avg_pool2d(x, CELL)
@@ -73,7 +73,7 @@ class FrameNet(nn.Module):
 
 
 class ClipReading(NamedTuple):
-    """Outputs of ClipNet for N clips."""
+    """Outputs of ClipNet for N clips: embedding, feature, motion and tempo."""
 
     embedding: Tensor
     """(N, 96) of length one"""
@@ -100,7 +100,7 @@ class ClipNet(nn.Module):
         self.prompt = nn.ModuleList([nn.Linear(EMBEDDING, 2 * EMBEDDING), nn.Linear(2 * EMBEDDING, EMBEDDING)])
 
     def forward(self, x: Tensor) -> ClipReading:
-        """Clips (N, 3, 8, 16, 16) in [−1, 1]."""
+        """Compute all outputs for clips (N, 3, 8, 16, 16) in [−1, 1]."""
         for layer in (self.conv1, self.conv2, self.conv3):
             x = F.gelu(layer(x))
         feature = F.gelu(self.join(x.flatten(1)))

@@ -25,7 +25,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Detection:
-    """An object in a frame; `down` and `across` count cells."""
+    """A digit that was found in a frame. `down` and `across` are the position of its cell."""
 
     digit: str
     colour: str
@@ -35,7 +35,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Observation:
-    """Outputs of the instruments for one clip of T frames. They do not depend on its prompt."""
+    """What the instruments see in one clip of T frames. It does not depend on the clip's prompt."""
 
     detections: tuple[tuple[Detection, ...], ...]
     """T frames"""
@@ -81,7 +81,7 @@ class Observer:
             return [observation for batch in clips.split(BATCH) for observation in self.observe(batch)]
 
     def observe(self, clips: Tensor) -> list[Observation]:
-        """Observations of one batch of clips."""
+        """Let the instruments see a batch of clips, and return one observation per clip."""
         x = clips.float() / 127.5 - 1
         count, frames = len(x), x.shape[2]
         flat = x.transpose(1, 2).flatten(0, 1)

@@ -39,7 +39,7 @@ def read_clips(folder: Path, *, clips: int) -> ClipSet:
 
 
 def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:
-    """Mean squared difference (N,) of pixels in [0, 1] of each clip to the full-precision clip of the same noise."""
+    """MSE (N,), over pixels in [0, 1], of each clip to the full-precision clip of the same noise."""
     if (clips.prompts, clips.numbers) != (full.prompts, full.numbers):
         raise DataError("clips and full-precision clips show different prompts; sample both with the same suite")
     gap = (clips.frames.double() - full.frames.double()).div_(255)

@@ -1,7 +1,7 @@
-"""The sixteen scores of one clip, computed from the instruments' outputs; `evaluate` computes the means over clips.
+"""The sixteen scores of one clip, computed from the instruments' outputs. `evaluate` computes the means over clips.
 
-Each score follows VBench's formula for its dimension, if moving digits have what
-the formula needs. Scores are cosines and fractions; 1 is best.
+Each score follows VBench's formula for its dimension, as far as moving digits have what the formula needs. Scores are
+cosines and fractions; 1 is best.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ def motion_smoothness(observation: Observation, _: Scenario, __: np.ndarray) -> 
 
 
 def dynamic_degree(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """1 if at least a quarter of the pairs of frames, and at least two pairs, show motion; else 0."""
+    """1 if at least a quarter of the pairs of successive frames, and at least two pairs, show motion; else 0."""
     frames = len(observation.flow) + 1
     return float((observation.flow > FAST).sum() >= max(2, round(4 * frames / 16)))
 
@@ -74,7 +74,7 @@ def object_class(observation: Observation, scenario: Scenario, _: np.ndarray) ->
 
 
 def multiple_objects(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which all digits of the prompt are detected."""
+    """Fraction of the frames in which all digits of the prompt are detected."""
     return fraction_of_frames(
         observation, lambda frame: set(scenario.digits) <= {detection.digit for detection in frame}
     )
@@ -136,7 +136,7 @@ def temporal_style(observation: Observation, scenario: Scenario, _: np.ndarray) 
 
 
 def overall_consistency(observation: Observation, _: Scenario, prompt: np.ndarray) -> float:
-    """Cosine between the embeddings of clip and prompt."""
+    """Cosine of the angle between the embeddings of clip and prompt."""
     return float(observation.embedding @ prompt)
 
 

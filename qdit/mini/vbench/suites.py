@@ -134,7 +134,7 @@ def auxiliary(scenario: Scenario, dimension: str) -> Any:
 
 
 def full_info(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """The prompts as VBench's full_info JSON."""
+    """The prompts in the form of VBench's full_info JSON."""
     rows = []
     for prompt in prompts:
         known = {d: auxiliary(prompt.scenario, d) for d in prompt.dimensions}

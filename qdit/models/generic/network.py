@@ -1,7 +1,7 @@
 """A transformer of diffusers as a network with sites and roles.
 
-The network has the same modules, parameters and buffers as the transformer, under the same names. A change of the
-network changes the transformer. So quantizing the network quantizes the transformer, and its pipeline can run it.
+The network shares its modules, parameters and buffers with the transformer, under the same names. So quantizing the
+network quantizes the transformer, too, and the transformer's pipeline can run it.
 """
 
 import inspect
