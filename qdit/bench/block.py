@@ -1,4 +1,4 @@
-"""`qdit bench block`: the time of one block of DiT-XL/2, quantized as in every row of a table, beside full precision.
+"""`qdit bench block`: time one block of DiT-XL/2, quantized as in each row of a table, and in full precision.
 
 Each method quantizes a small model, and `qdit.bench.block_forms` enlarges the sites of its block. Rows whose sites hold
 the same are one *form* (of a quantized block), which is measured once. If the integer layers cannot compute a form,

@@ -129,8 +129,8 @@ def gaps(table: SimulatedTable, metric: str) -> list[tuple[float, RunToRun]]:
 def measure(plan: Plan, number: int, condition: Condition, counts: np.ndarray) -> dict[str, Any]:
     """Count under one condition how many intervals contain the true difference, and measure their lengths.
 
-    This is done for the intervals of the tables and for intervals that resample images only. `length` is the median of
-    the ratios of their lengths.
+    This is done for the intervals of the tables and for intervals that resample images only. `length` is the length of
+    the former divided by that of the latter, as the median over the pairs of rows.
     """
     draw = generator(plan.seed, Purpose.COVERAGE, number)
     contained, by_images, lengths = 0, 0, []

@@ -80,7 +80,7 @@ def entry(size: int | str, form: str, pairs: int, loop: Any, tensor: int) -> dic
 
 
 def judge(measured: list[dict[str, Any]]) -> list[Judged]:
-    """Compare the speed bound of the form that is really used with the goals of `qdit bench gpu`."""
+    """Compare the speed bound of the kernel form that `qdit bench gpu` runs with the goals of that benchmark."""
     bounds = {row["size"]: row["times bf16"] for row in measured if row["form"].endswith("used")}
     pairs: list[tuple[int | str, float]] = [*LINEAR_GOALS.items(), (CHANNEL, CHANNEL_GOAL)]
     goals = dict(pairs)

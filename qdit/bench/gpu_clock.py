@@ -1,6 +1,6 @@
 """Measure time and memory of calls on a device.
 
-On a GPU its own clock measures a series of calls without waits between.
+A GPU times a series of calls by its own clock. The calls are launched without waiting for each other.
 """
 
 import time

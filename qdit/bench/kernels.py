@@ -150,7 +150,10 @@ def _entry(key: Key, timing: Timing) -> dict[str, Any]:
 
 
 def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) -> Ratio | None:
-    """Speed of `candidate` divided by that of `rival`, over all layers. None if one of them was not measured."""
+    """Speed of `candidate` divided by that of `rival`, as geometric mean over the layers.
+
+    None if one was not measured.
+    """
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     try:
         return Ratio.of([(timings[rows, linear, rival], timings[rows, linear, candidate]) for linear in layers])
@@ -159,7 +162,10 @@ def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) 
 
 
 def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, candidate: str) -> Ratio | None:
-    """Operations per second of our linear divided by those of the loop of dot products, over all layers."""
+    """Operations per second of our linear divided by those of `peak_loop`, which only computes dot products.
+
+    It is the geometric mean over the layers.
+    """
     loop = peak_loop()
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     if loop is None:

@@ -29,7 +29,10 @@ def measure(
     group_size: int = GROUP_SIZE,
     repeats: int = 9,
 ) -> dict[str, Any]:
-    """Measure W4A8 linears with three kinds of ranges: their time, and the memory of the input's codes and ranges."""
+    """Measure W4A8 linears with three kinds of ranges: their time, and the memory of the input's codes and ranges.
+
+    The ranges are one static range, a dynamic range for each token, or a dynamic range for each token and group.
+    """
     single_thread()
     before = load()
     measured = []

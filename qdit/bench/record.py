@@ -35,7 +35,7 @@ def record(bench: str, command: str, *, load_before: float, **content: Any) -> d
 def load() -> float:
     """Load average: number of processes that want to run, averaged over one minute.
 
-    Above 1 others use the machine, too.
+    A value above 1 means that other programs use the machine, too.
     """
     return os.getloadavg()[0]
 

@@ -34,7 +34,7 @@ def rivals(group_sizes: Iterable[int]) -> dict[str, Callable[[Operands], Peer]]:
 def calls(makers: Mapping[str, Callable[[Operands], Peer]], o: Operands, missing: dict[str, str]) -> dict[str, Call]:
     """Name → timed call of every library that is installed and correct.
 
-    `missing` gets the reason for each of the rest.
+    `missing` gets the reason for each other library.
     """
     timed: dict[str, Call] = {}
     for name, make in makers.items():

@@ -2,14 +2,14 @@
 
 There are three important differences (diffusers 0.42):
 
-1. Diffusers divides the exponents of the timestep frequencies by 127; the original and our DiT divide by 128. The
-   weights published in diffusers' format were trained with 128. So a conversion *to* our DiT gives the original's
-   function, not what diffusers computes from the same folder. `to_diffusers` sets the frequencies of its module to 128.
-   This is not part of the config, so call `use_original_frequencies` again after `from_pretrained`. Weights that were
-   trained in diffusers with 127 have no exact counterpart here.
-2. norm3 of a block uses `norm_eps`. It is 1e-5 in the published folders and 1e-6 in the original. `to_diffusers` writes
-   1e-6, and our DiT always uses 1e-6.
-3. Diffusers stores the timestep and label embedders once per block. All copies must be equal; ours has one.
+1. Diffusers divides the exponents of the timestep frequencies by 127; DiT's original program and our DiT divide by 128.
+   The weights published in diffusers' format were trained with 128. So a conversion *to* our DiT gives the function of
+   the original program, not what diffusers computes from the same folder. `to_diffusers` sets the frequencies of its
+   module to 128. This is not part of the config, so call `use_original_frequencies` again after `from_pretrained`.
+   Weights that were trained in diffusers with 127 have no exact counterpart here.
+2. norm3 of a block uses `norm_eps`. It is 1e-5 in the published folders and 1e-6 in the original program.
+   `to_diffusers` writes 1e-6, and our DiT always uses 1e-6.
+3. Diffusers stores the timestep and label embedders once per block. All copies must be equal; our DiT stores one copy.
 
 Diffusers does not store positions, so they are computed again.
 """

@@ -61,7 +61,7 @@ class PatchEmbed(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Map timesteps (N,) on the original 0…999 scale to embeddings (N, D)."""
+    """Map timesteps (N,), on DiT's training scale 0…999, to embeddings (N, D)."""
 
     def __init__(self, config: DiTConfig | STDiT3Config) -> None:
         super().__init__()

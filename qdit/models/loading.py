@@ -113,10 +113,10 @@ def read_model(
     usual       values to assume for an STDiT3 if neither file nor caller gives them. Without it, values are assumed
                 only for the shape of Open-Sora's model.
 
-    A diffusers folder gives the original's function, not that of diffusers (see qdit/models/diffusers_format.py).
-    Raises CheckpointError for a missing, damaged, unknown or malicious file. It is also raised for tensors that are
-    missing, not expected, of another shape, not floating point or not finite, and for settings that nobody gives.
-    Raises ConfigError if a setting of the caller contradicts the file.
+    A diffusers folder gives the function of DiT's original program, not that of diffusers (see
+    qdit/models/diffusers_format.py). Raises CheckpointError for a missing, damaged, unknown or malicious file. It is
+    also raised for tensors that are missing, not expected, of another shape, not floating point or not finite, and for
+    settings that nobody gives. Raises ConfigError if a setting of the caller contradicts the file.
     """
     stated = dict(settings or {})
     assumed: Mapping[str, Any] = {}

@@ -72,7 +72,7 @@ class TextProjection(nn.Module):
 class TextEmbedder(nn.Module):
     """Project the text to the width of the model, and hold the learned tokens for "no text".
 
-    The training drops texts.
+    The training, not this class, replaces random texts by "no text".
     """
 
     y_embedding: Tensor
@@ -220,8 +220,8 @@ class STDiT3(nn.Module):
     def null_text(self, rows: int, tokens: int) -> Tensor:
         """Text (rows, tokens, text_width) of the unconditional branch: the first `tokens` learned tokens for "no text".
 
-        `tokens` is the length of the prompt. In the original, too, this branch has the mask of the prompt, so that its
-        length depends on the prompt.
+        `tokens` is the length of the prompt. Also in Open-Sora's program, the unconditional branch has the mask of the
+        prompt. So its length depends on the prompt.
         """
         return self.y_embedder.y_embedding[:tokens].expand(rows, -1, -1)
 

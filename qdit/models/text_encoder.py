@@ -42,7 +42,7 @@ def require_packages() -> None:
 def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
     """Prepare prompts for the tokenizer: append `suffix` (the aesthetic score), and clean each text twice.
 
-    The original cleans twice, too.
+    Open-Sora's program cleans twice, too.
     """
     require_packages()
     from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
@@ -157,7 +157,7 @@ def embed_suite(
 def read_part(path: Path, prompts: Sequence[str]) -> TextEmbeddings | None:
     """Embeddings of these prompts that an earlier, stopped call wrote.
 
-    None if the file is missing, damaged or has others.
+    None if the file is missing, is damaged, or holds other prompts.
     """
     try:
         tensors, metadata = load_tensors(path, error=DataError)

@@ -151,7 +151,10 @@ class VideoVAE(nn.Module):
         return (torch.cat(parts, dim=2) - self.shift) / self.scale
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """Decode latents to clips of `frames` frames. DataError if such clips do not have these latent frames."""
+        """Decode latents to clips of `frames` frames.
+
+        DataError if clips of this length have another number of latent frames.
+        """
         self.config.pixel_size(frames, (latents.shape[2], latents.shape[3], latents.shape[4]))
         sizes = self.config.chunks(frames)
         chunks = (latents * self.scale + self.shift).split([latent for _, latent in sizes], dim=2)

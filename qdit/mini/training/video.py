@@ -32,9 +32,9 @@ class VideoTrainingConfig:
     Learning rates rise linearly, stay, and fall as √(hold / i) from i = `hold`. No rate depends on the end of the
     training (`iterations`), so it can run as long as necessary. `learning_rate` is that of Muon (matrices of the
     blocks), `other_learning_rate` that of AdamW (all other parameters). Times are logistic-normal with mean 0; a tenth
-    of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1 + (shift − 1) t)), because digits
-    take their form there. Open-Sora's formula would give shift 0 for 8 frames. `bfloat16` computes forward and backward
-    passes in bfloat16; the weights stay float32.
+    of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1 + (shift − 1) t)), because the
+    digits take their form at these times. Open-Sora's formula would give shift 0 for 8 frames. `bfloat16` computes
+    forward and backward passes in bfloat16; the weights stay float32.
     """
 
     iterations: int = 16_000

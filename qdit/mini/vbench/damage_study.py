@@ -51,7 +51,7 @@ CASES: Mapping[str, Damage] = {
 def damage_table(observer: Observer) -> dict[str, dict[str, float]]:
     """Damage → dimension → score, for one clip of held-out digits per prompt.
 
-    The last entry is clips of pixel noise.
+    The last entry is for clips of pixel noise.
     """
     prompts = all_prompts()
     real = reference_clips(prompts, samples=1)

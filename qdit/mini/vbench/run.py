@@ -97,7 +97,7 @@ class MiniVBench:
 def paired_distances(features: ClipFeatures, pixels: PixelComparison) -> dict[str, float | None]:
     """FD-FP and MIND-FP of a run: Fréchet and sliced Wasserstein distance of its clips to the full-precision clips.
 
-    Both are exactly 0 for full precision itself.
+    Both are exactly 0 if the clips are those of full precision.
     """
     if features.full is None or not pixels.errors.any():
         return {"fd_fp": 0.0, "mind_fp": 0.0}

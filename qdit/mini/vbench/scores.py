@@ -126,7 +126,7 @@ def human_action(observation: Observation, scenario: Scenario, _: np.ndarray) ->
 
 
 def appearance_style(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Mean over frames of the probability of the prompt's style."""
+    """Probability that a frame has the prompt's style, as the mean over frames."""
     return float(observation.styles[:, STYLES.index(scenario.style)].mean())
 
 

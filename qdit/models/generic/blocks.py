@@ -35,7 +35,7 @@ def list_at(model: nn.Module, name: str) -> Sequence[nn.Module]:
 
 
 def found_lists(model: nn.Module, family: GenericFamily) -> list[str]:
-    """Paths of module lists whose items all hold a linear with a role of a block.
+    """Paths of module lists in which every item holds a linear with a role of a block, such as qkv or fc1.
 
     Lists inside such a list are left out.
     """
