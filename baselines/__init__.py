@@ -1,1 +1,4 @@
-"""The compared methods, one file each. `qdit.methods.registry` imports every module of this folder."""
+"""The compared quantization methods, one file for each method.
+
+`qdit.methods.registry` imports every module of this folder.
+"""

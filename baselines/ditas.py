@@ -1,22 +1,26 @@
-"""DiTAS: smoothing factors of all timesteps, a search of their strength, and a low-rank branch for the rounding error.
+"""DiTAS: factors smooth the inputs of all timesteps, and a low-rank branch approximates the rounding error.
 
 Numbered details (Dong and Zhang, WACV 2025; "program" is DZY122/DiTAS, commit 665c7eb):
-1. Temporal-aggregated smoothing: λ_j = max|X_j|^α / max|W_j|^(1 − α), the largest |x| over all timesteps, samples and
-   tokens. Linears with the same input share λ.
-2. α is chosen for each layer on 0, 0.05 … 1 by the squared error of the layer's output. The program looks at all steps;
-   here at most 64 samples, drawn at random, are looked at. `alpha` takes one value for all layers.
-3. λ is folded into adaLN rows (qkv, fc1) and V rows (attention output), and computed online before fc2, as in the
-   program. The program divides V's rows after they are rounded.
-4. Weights: Ŵ ← Q(W − L), L ← best branch of W − Ŵ, alternately (`turns` 10, `rank` 32), rounded to nearest. The program
-   does so before smoothing: its ranges lie within an input channel, so λ does not change its codes. Here W · diag(λ) is
-   taken, since a range covers inputs of different λ. max|W_j| is that of W; the program has that of Ŵ.
-5. Ranges of weights: per output channel, or groups of inputs. In the program 32 outputs share one for each input
-   channel (outputs a 32nd part of the layer apart), which no kernel here can hold.
-6. Inputs: dynamic, one range for each sample. The program has one for the whole batch, so a sample would depend on its
-   neighbours. `sharing` "token" is the form of the other methods here.
-7. The branch gets the inputs before their rounding. In the program it gets the rounded ones.
-8. While α is searched the weight has one turn. Its program searches with the final weight.
-9. Both scopes are the four linears of each block, as in the program.
+1. Temporal-aggregated smoothing: each input channel j is divided by λ_j = max|X_j|^α / max|W_j|^(1 − α). The maximum
+   max|X_j| is taken over all timesteps, samples and tokens. Linears with the same input share λ.
+2. The α of a layer is the one of 0, 0.05 … 1 with the smallest squared error of the layer's output. The program
+   measures this error at all steps. Here it is measured on at most 64 samples, drawn at random. The option `alpha` sets
+   the same value for all layers.
+3. λ is folded into adaLN rows (for qkv and fc1) and into V rows (for the attention output). The input of fc2 is divided
+   by λ in every forward pass, as in the program. The program divides V's rows after they are rounded; here they are
+   divided before.
+4. Two computations alternate, `turns` (10) times each: Ŵ ← Q(W − L) rounds the weight to nearest, and L ← the best
+   approximation of W − Ŵ by rank `rank` (32). The program takes the W before smoothing: one of its ranges covers one
+   input channel only, so λ does not change the codes. Here W · diag(λ) is taken, because one range covers channels with
+   different λ. max|W_j| in 1 is that of W; the program takes that of Ŵ.
+5. A weight has one range for each output channel, or for each group of its inputs. In the program, 32 output channels
+   share one range for each input channel. No kernel here can compute with such ranges.
+6. Inputs have dynamic ranges, one for each sample. The program has one range for the whole batch, so that the result of
+   a sample depends on the rest of its batch. `sharing` "token" gives each token a range, as in the other methods with
+   dynamic ranges.
+7. The branch multiplies the inputs before they are rounded. In the program it multiplies the rounded inputs.
+8. While α is searched, the two computations of 4 are done once. The program searches with the final weight.
+9. Both scopes (`common` and `own`) are the four linears of each block, as in the program.
 """
 
 from collections.abc import Iterable, Mapping
@@ -50,9 +54,11 @@ SEARCH_SAMPLES = 64
 
 @dataclass(frozen=True)
 class DitasOptions(CheckedOptions):
-    """`group_size` None means one range per output channel (weights), and one per sample or token (inputs).
+    """Options of DiTAS.
 
-    `alpha` None searches α for each layer. `smooth` false leaves the inputs as they are.
+    `group_size` None means one range per output channel (weights), and one per sample or token (inputs). `alpha` None
+    searches α for each layer. `smooth` false leaves the inputs as they are. `turns` is how often codes and branch are
+    computed alternately.
     """
 
     rank: Count = 32
@@ -64,7 +70,7 @@ class DitasOptions(CheckedOptions):
 
 
 class Ditas(Method):
-    """Quantizing diffusion transformers via enhanced activation smoothing."""
+    """Divides input channels by smoothing factors, and adds a low-rank branch for the rounding error to each linear."""
 
     name = "ditas"
     printed = "DiTAS"
@@ -93,7 +99,10 @@ class Ditas(Method):
         calibration: Mapping[str, CalibrationSet],
         options: DitasOptions,
     ) -> Quantized:
-        """Smooth on full-precision inputs, then compute codes and branches alternately, and quantize the inputs."""
+        """Find the smoothing factors on full-precision inputs.
+
+        Then compute codes and low-rank branches, and quantize the inputs.
+        """
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
@@ -114,7 +123,7 @@ class Ditas(Method):
 def smoothing_factors(
     model: Network, trials: Mapping[Site, Trial], data: Iterable[Batch], options: DitasOptions
 ) -> dict[Site, Tensor]:
-    """The factor of each input, by its first site."""
+    """Smoothing factor (in,) of each input. Its key is the first site, in the model's order, that has this input."""
     grid = complementary(STEPS, ends=True) if options.alpha is None else [(options.alpha, 1 - options.alpha)]
     factors = {}
     for site, inputs in collect_inputs(model, leaders(model, trials), data):
@@ -127,7 +136,10 @@ def smoothing_factors(
 
 
 def compensated_output(inputs: Tensor, weight: Tensor, *, layer: Trial, rank: int) -> Tensor:
-    """Output (…, out) of a linear whose branch approximates its rounding error. The smoothing factors are on trial."""
+    """Output (…, out) of a quantized linear whose low-rank branch approximates the rounding error of its weight.
+
+    It is computed for one trial of the smoothing factors. `inputs` and `weight` are already smoothed.
+    """
     if layer.weight_bits == FULL_PRECISION_BITS:
         return layer.output(inputs, weight)
     stored, branch = compensated(weight, rank, layer.rounded, turns=1)

@@ -1,6 +1,6 @@
 """Full precision: the model is not quantized, but it goes through the same steps as every method.
 
-It is the positive control.
+It is the positive control: its rows show what the suite measures without quantization.
 """
 
 from collections.abc import Mapping
@@ -16,11 +16,11 @@ from qdit.sampling.calibration import CalibrationSet
 
 @dataclass(frozen=True)
 class FullPrecisionOptions(CheckedOptions):
-    """Full precision has no options."""
+    """Options of full precision: there are none."""
 
 
 class FullPrecision(Method):
-    """Returns the model unchanged, at 16/16 bits only.
+    """Returns the model unchanged. It accepts only 16 bits for weights and activations.
 
     The papers' tables call it "FP16"; the mini profile computes in float32.
     """
@@ -50,7 +50,7 @@ class FullPrecision(Method):
         calibration: Mapping[str, CalibrationSet],
         options: FullPrecisionOptions,
     ) -> Quantized:
-        """Return a copy of the model."""
+        """Return an unchanged copy of the model."""
         if (weight_bits, activation_bits) != (FULL_PRECISION_BITS, FULL_PRECISION_BITS):
             raise Unsupported(f"fp: W{weight_bits}A{activation_bits} is not full precision; ask for w16a16")
         return Quantized(deepcopy(model))

@@ -1,12 +1,13 @@
 """G4W+P4A: weights by GPTQ in groups, activations with PTQ4DM's static ranges. Q-DiT's authors built this baseline.
 
 Numbered details:
-1. Weights: GPTQ, asymmetric, in groups of 128 inputs. The printed sizes 520 and 351 MB are exactly those with groups
-   of 128. The Hessians come from full-precision inputs.
+1. Weights: GPTQ, asymmetric, in groups of 128 inputs. The printed sizes 520 and 351 MB are exactly those with groups of
+   128. GPTQ's Hessians come from full-precision inputs.
 2. Activations: one static range for each linear's input. PTQ4DM's threshold search finds it on batches of 256; the
    ranges of the batches are averaged with factor 0.9. The paper does not state the granularity of the activations.
    PTQ4DM itself quantizes layer outputs; here inputs are quantized, because a DiT's four linears need this.
-3. Calibration: PTQ4DM's normally distributed timesteps for the activations, Q-DiT's trajectories for GPTQ.
+3. Calibration: the activation ranges are computed at PTQ4DM's normally distributed timesteps. GPTQ uses images of whole
+   sampling trajectories, as Q-DiT does.
 4. Scope `own` also quantizes the weights of the adaLN linears, as Q-DiT's released GPTQ does. In an STDiT3 these are
    the weights of the shared modulation linear.
 """
@@ -30,13 +31,13 @@ ACTIVATION_BATCH = 256
 
 @dataclass(frozen=True)
 class G4wP4aOptions(CheckedOptions):
-    """`group_size` is the group size of the weights; None means one range for each output channel."""
+    """Options of G4W+P4A. `group_size` is that of the weights; None means one range for each output channel."""
 
     group_size: GroupSize | None = 128
 
 
 class G4wP4a(Method):
-    """GPTQ for the weights, PTQ4DM for the activations."""
+    """Quantizes weights by GPTQ in groups, and activations with PTQ4DM's static ranges."""
 
     name = "g4w+p4a"
     printed = "G4W+P4A"
@@ -71,9 +72,9 @@ class G4wP4a(Method):
         calibration: Mapping[str, CalibrationSet],
         options: G4wP4aOptions,
     ) -> Quantized:
-        """GPTQ with full-precision inputs comes first.
+        """Quantize the weights by GPTQ with full-precision inputs.
 
-        Then static ranges are computed on the model with quantized weights.
+        Then compute static activation ranges on the model with quantized weights.
         """
         model = deepcopy(model)
         core = select(model.sites(), roles=CORE_ROLES)

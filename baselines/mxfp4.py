@@ -1,10 +1,11 @@
-"""MX formats: blocks of small floating-point numbers with a power of two as scale. A control, not a paper's method.
+"""MX formats: blocks of small floating-point numbers share a scale, a power of two. This is no method of a paper.
 
 Numbered details (OCP Microscaling Formats (MX) Specification v1.0):
-1. Elements: 4 bits E2M1 (MXFP4), 6 bits E2M3 (MXFP6), 8 bits E4M3 (MXFP8). Other bits are not defined.
-2. A block has 32 channels and one E8M0 scale (§6.3). `block_size` changes it: the mini models' width 144 has no blocks
-   of 32, so the mini profile takes 16.
-3. Weights are rounded to nearest. Inputs are dynamic: each block of each token has its own scale.
+1. Numbers of 4 bits are E2M1 (MXFP4), of 6 bits E2M3 (MXFP6), of 8 bits E4M3 (MXFP8). Other numbers of bits are
+   refused.
+2. A block has 32 channels and one E8M0 scale (§6.3). The option `block_size` changes the 32: it does not divide the
+   mini models' width 144, so the mini profile takes 16.
+3. Weights are rounded to nearest. Inputs have dynamic scales, one for each block of each token.
 4. Both scopes are the four linears of each block.
 """
 
@@ -27,13 +28,16 @@ ELEMENTS = {4: "e2m1", 6: "e2m3", 8: "e4m3"}
 
 @dataclass(frozen=True)
 class MxOptions(CheckedOptions):
-    """`block_size` is the number of channels that share a scale; it must divide the width of every layer."""
+    """Options of the MX formats.
+
+    `block_size` channels share a scale; this number must divide the width of every layer.
+    """
 
     block_size: GroupSize = 32
 
 
 class Mx(Method):
-    """Microscaling formats for weights and inputs."""
+    """Quantizes weights and inputs to MX (microscaling) formats: blocks of floating-point numbers share a scale."""
 
     name = "mxfp4"
     printed = "MX float"
@@ -60,7 +64,7 @@ class Mx(Method):
         calibration: Mapping[str, CalibrationSet],
         options: MxOptions,
     ) -> Quantized:
-        """Round the weights to blocks, and put a dynamic quantizer before the same linears."""
+        """Round the weights in blocks. Quantize the inputs of the same linears with dynamic scales."""
         for what, bits in (("weight_bits", weight_bits), ("activation_bits", activation_bits)):
             if bits < FULL_PRECISION_BITS and bits not in ELEMENTS:
                 raise Unsupported(f"{self.name}: {what} {bits}; MX elements have 4, 6 or 8 bits")

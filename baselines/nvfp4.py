@@ -1,7 +1,8 @@
-"""NVFP4: weights and inputs in blocks of E2M1 numbers with an E4M3 scale. A control, not a method of a paper.
+"""NVFP4: weights and inputs are stored in blocks of E2M1 numbers, each block with an E4M3 scale.
 
-Numbered details (NVIDIA's description of NVFP4 for Blackwell tensor cores):
-1. A block has 16 channels, elements E2M1, and a scale in E4M3. A float32 number scales all blocks of a weight.
+It is a number format and not a method of a paper. Numbered details (NVIDIA's description of NVFP4 for Blackwell tensor
+cores):
+1. A block has 16 channels: numbers in E2M1, and one scale in E4M3. One float32 number scales all blocks of a weight.
 2. Inputs have dynamic scales. Each token has its own float32 scale. In NVIDIA's format the whole tensor has one; then
    the output of a sample would depend on its batch.
 3. Weights are rounded to nearest.
@@ -29,13 +30,13 @@ WEIGHT_BITS, ACTIVATION_BITS = 4, (4, 8)
 
 @dataclass(frozen=True)
 class NvFp4Options(CheckedOptions):
-    """`block_size` is the number of channels that share a scale; it must divide the width of every layer."""
+    """Options of NVFP4. `block_size` channels share a scale; this number must divide the width of every layer."""
 
     block_size: GroupSize = 16
 
 
 class NvFp4(Method):
-    """NVFP4 for weights and inputs."""
+    """Quantizes weights and inputs to NVFP4: blocks of 4-bit floating-point numbers share a scale."""
 
     name = "nvfp4"
     printed = "NVFP4"
@@ -62,7 +63,7 @@ class NvFp4(Method):
         calibration: Mapping[str, CalibrationSet],
         options: NvFp4Options,
     ) -> Quantized:
-        """Round the weights to blocks, and put a dynamic quantizer before the same linears."""
+        """Round the weights in blocks. Quantize the inputs of the same linears with dynamic scales."""
         if weight_bits not in (WEIGHT_BITS, FULL_PRECISION_BITS):
             raise Unsupported(f"{self.name}: weight_bits {weight_bits}; NVFP4 has 4 bits")
         if activation_bits not in (*ACTIVATION_BITS, FULL_PRECISION_BITS):
@@ -78,7 +79,7 @@ class NvFp4(Method):
 
 
 def activation_for(bits: int, block_size: int) -> Activation | None:
-    """The input quantizer: NVFP4, FP8 in blocks, or none."""
+    """Input quantizer for a number of bits: NVFP4 for 4, E4M3 in blocks for 8, None for 16."""
     if bits == FULL_PRECISION_BITS:
         return None
     if bits == WEIGHT_BITS:

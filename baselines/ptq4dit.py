@@ -5,23 +5,25 @@ Numbered details (Wu et al., NeurIPS 2024):
    absolute value of a channel. CSB applies to qkv, the attention output and fc1, not to fc2. In an STDiT3 it also
    applies to the output of cross-attention, through its V.
 2. SSC: s(X) is a mean over timesteps. The weights of the mean are softmax(−Spearman's ρ of s(X_t) and s(W)). The
-   release counts every sample as a timestep (`salience="sample"`). The paper's text has one salience per timestep.
-   Without SSC, s(X) is the largest salience of all samples.
+   release computes one s(X) per sample (`salience="sample"`). The paper's text has one per timestep. Without SSC, s(X)
+   is the largest salience of all samples.
 3. k is folded into W. 1 / k is folded exactly into the adaLN rows before qkv and fc1, and into the rows of V. The
-   release divides at run time, after the operands of attention. So its quantizer of V sees the V before the division.
-   Here this quantizer sees k · (V / k), which is the same V (`values="before"`). `values="folded"` computes the range
-   of V / k. All k come from one full-precision pass.
-4. Weights have one range per output channel, activations one per tensor. A percentile search finds both. Activations
-   use the initial set: 100 samples, four at each of 25 timesteps. A schedule with fewer steps has more samples at each.
-5. Reconstruction per block learns AdaRound (rate 1e-3) and activation scales (rate 4e-5, cosine) together. Inputs are
-   quantized, targets are full precision. The paper takes 20,000 iterations. The release splits them over ten shards in
-   sequence; here every batch is drawn from all data. Layers outside the blocks are reconstructed too (scope `own`), in
-   the order of the network: patch embedding and the two linears of the timestep embedding one by one, then the blocks,
-   then the final layer as a block (`outside`).
+   release divides in every forward pass, after attention has quantized V. So its quantizer gets the undivided V. Here
+   the range is computed from k · (V / k), the same undivided V (`values="before"`). `values="folded"` computes the
+   range of V / k. All k come from one full-precision pass.
+4. Weights have one range per output channel, activations one per tensor. A percentile search finds both. The activation
+   ranges come from a small calibration set, the *initial set*: 100 samples, four at each of 25 timesteps. A schedule
+   with fewer steps has more samples at each step.
+5. Each block is reconstructed: AdaRound (learning rate 1e-3) and activation scales (learning rate 4e-5, falling along a
+   cosine) are learned together. Inputs are quantized, targets are full precision. The paper takes 20,000 iterations.
+   The release divides the data into ten parts and learns on one part after the other. Here every batch is drawn from
+   all data. Under scope `own`, layers outside the blocks are reconstructed too (option `outside`). The order is: patch
+   embedding, the two linears of the timestep embedding one by one, the blocks, and the final layer as if it were a
+   block.
 6. Calibration: 64 samples at each of 25 evenly spaced steps (1,600 samples). Under guidance these are 32 images and
    their unconditional copies. A DiT for 512 pixels takes 128 samples at each of 10 steps (1,280), in batches of at most
-   16. The initial set of the release has class 0 only; `first_classes` restores that. The paper draws classes at
-   random.
+   16. In the release the initial set has class 0 only; the option `first_classes` restores that. The paper draws
+   classes at random.
 7. The script of the release leaves the model in training mode, so labels are dropped while sampling. This suite never
    reproduces that.
 8. Scope `own` quantizes every linear and convolution, all with the same bits, and q, k, v and the softmax output (8
@@ -64,12 +66,13 @@ BALANCED = ("qkv", "attn_out", "cross_out", "fc1", "txt_qkv", "txt_fc1")
 
 @dataclass(frozen=True)
 class Ptq4ditOptions(CheckedOptions):
-    """`csb=False`, `ssc=False` and `iterations=0` each switch one part off.
+    """Options of PTQ4DiT. `csb=False`, `ssc=False` and `iterations=0` each switch one part of the method off.
 
-    `batch` and `rate` are those of learned rounding. `matmul` is the arithmetic of learning on a GPU.
+    `batch` and `rate` are batch size and learning rate of learned rounding. `matmul` is the number format of its matrix
+    products on a GPU.
 
-    `values` says whether the quantizer of V sees V before or after the folding (scope `own`). `outside` says which
-    layers outside the blocks are reconstructed (scope `own`).
+    `values` says whether the range of V is computed before or after the folding (detail 3; scope `own`). `outside` says
+    which layers outside the blocks are reconstructed (scope `own`).
     """
 
     csb: bool = True
@@ -85,7 +88,7 @@ class Ptq4ditOptions(CheckedOptions):
 
 
 class Ptq4dit(Method):
-    """Post-training quantization for diffusion transformers."""
+    """Balances the largest values of activation and weight channels. Then it learns rounding and activation scales."""
 
     name = "ptq4dit"
     printed = "PTQ4DiT"
@@ -116,7 +119,7 @@ class Ptq4dit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: Ptq4ditOptions,
     ) -> Quantized:
-        """Balance the salience, round the weights, calibrate the activations, reconstruct the blocks."""
+        """Balance the salience, round the weights, compute static activation ranges, then reconstruct the blocks."""
         model = deepcopy(model)
         large = isinstance(model, DiT) and model.config.input_size >= LARGE_INPUT
         data, initial = chosen_samples(calibration["per-step"], options, large=large)
@@ -152,7 +155,10 @@ class Ptq4dit(Method):
 def chosen_samples(
     data: CalibrationSet, options: Ptq4ditOptions, *, large: bool = False
 ) -> tuple[CalibrationSet, CalibrationSet]:
-    """Samples for reconstruction, and the initial set. `large` means a DiT for 512 pixels."""
+    """Choose the samples for reconstruction, and the smaller *initial set* for ranges and salience.
+
+    `large` means that the model is a DiT for 512 pixels, which takes fewer timesteps.
+    """
     steps, per_step = (LARGE_STEPS, LARGE_PER_STEP) if large else (STEPS, PER_STEP)
     if not options.first_classes:
         return data.spread(steps, per_step), data.spread(steps, INITIAL_PER_STEP)
@@ -163,9 +169,9 @@ def chosen_samples(
 
 
 def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options: Ptq4ditOptions) -> dict[str, Tensor]:
-    """Fold the factors of CSB and SSC into the layers around each site, in place.
+    """Compute the factors of CSB (with SSC, if it is on), and fold them into the layers around each site, in place.
 
-    Return the factor (in,) of each site.
+    Return the factor (in,) of each balanced input by the name of the first site with this input.
     """
     factors = {}
     for site, x in collect_inputs(model, leaders(model, sites), data.batches(BATCH)):
@@ -184,7 +190,7 @@ def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options
 
 
 def value_factors(sites: Sequence[Site], factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name of each V → the factor by which its rows were divided. It is the factor of the projection after this V."""
+    """Name of each `v` site → the factor (in,) by which its V was divided: that of the linear `attn_out` after it."""
     of_projection = {
         f"{site.name.rpartition('.')[0]}.v": factors[site.name]
         for site in sites

@@ -8,8 +8,9 @@ Numbered details (Shang et al., CVPR 2023):
 3. Calibration: timesteps have a normal distribution with mean and standard deviation 0.4 T, as in its script. The
    defaults of its code are 0.5 T and 0.35 T (calibration kind `ndtc-wide`). The paper's Eq. 15 has the deviation
    √(T/2).
-4. `as_released` restores the pairs of the release (kind `ndtc-released`). There t counts steps from the noisy end. x is
-   the output of step t, so it is one level less noisy. The network gets t itself as its timestep.
+4. `as_released` restores the release's pairs of image x and timestep t (calibration kind `ndtc-released`). There t
+   counts steps from the noisy end, and x is the output of step t, so x is one step less noisy. The release still gives
+   the network t as its timestep.
 5. Scope `own` quantizes every linear and convolution, the first and the last with 8 bits. It also quantizes the
    operands of attention, softmax outputs with 8 bits. AdaRound is off, as in the authors' script.
 """
@@ -32,14 +33,17 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class Ptq4dmOptions(CheckedOptions):
-    """`two_dimensional` also searches zero points. `as_released` takes the release's pairs of x and t (detail 4)."""
+    """Options of PTQ4DM. `two_dimensional` also searches zero points.
+
+    `as_released` takes the release's pairs of image and timestep (detail 4).
+    """
 
     two_dimensional: bool = False
     as_released: bool = False
 
 
 class Ptq4dm(Method):
-    """Post-training quantization on diffusion models."""
+    """Searches static ranges. The calibration data have normally distributed timesteps."""
 
     name = "ptq4dm"
     printed = "PTQ4DM"

@@ -1,18 +1,20 @@
 """PTQD corrects the noise that Q-Diffusion's quantized model predicts.
 
 Numbered details (He et al., NeurIPS 2023):
-1. Q-Diffusion quantizes the model, as in the paper. Its options are passed on. The program of the release has one range
-   per weight tensor, does not quantize the operands of attention, and does not reconstruct the first and last layer
-   (`base_form="as_released"`). It learns for 10,000 iterations (`iterations`).
-2. At every step, linear regression explains the error Δ = ε_q − ε_fp after guidance by ε_fp. It uses images of the
-   full-precision trajectory (kind `regression`; 1,024 images in the release). It gives a slope (a negative slope
-   becomes 0), a bias per channel, and the variance of the residual. `correction="as_released"` computes the bias as the
-   mean of Δ, as if the slope were 0, and the variance before the bias is removed.
+1. Q-Diffusion quantizes the model, as in the paper. PTQD also takes Q-Diffusion's options. The program of the release
+   has one range per weight tensor, does not quantize the operands of attention, and does not reconstruct the first and
+   last layer (`base_form="as_released"`). It learns for 10,000 iterations (`iterations`).
+2. For each sampling step, a linear regression predicts the error Δ = ε_q − ε_fp from ε_fp. Both are the predicted noise
+   after guidance. The data are images of the full-precision trajectory (calibration kind `regression`; 1,024 images in
+   the release). The results are a slope (a negative slope becomes 0), a bias per channel, and the variance of the
+   residual. `correction="as_released"` computes the bias as the mean of Δ, as if the slope were 0, and the variance
+   before the bias is removed.
 3. Sampling uses ε̂ = (ε_q − bias) / (1 + slope). DDPM subtracts the variance of the residual from the variance of its
    own noise: σ'² = max(0, σ² − c² σ_q²). c is the coefficient of ε in the posterior mean (docs/differences.md derives
    it). DDIM with η = 0 adds no noise, so this part has no effect there.
 4. A rectified flow predicts a velocity. It is corrected in the same way. Its sampler adds no noise either.
-5. The correction belongs to one number of steps and one guidance scale. Another number of steps is refused.
+5. The correction is valid for one number of steps and one guidance scale. Sampling with another number of steps is
+   refused.
 """
 
 from collections.abc import Mapping
@@ -33,7 +35,7 @@ from qdit.sampling.calibration import CalibrationSet, predictor
 
 @dataclass(frozen=True)
 class PtqdOptions(QDiffusionOptions):
-    """`base_form` chooses the form of the quantized model (detail 1).
+    """Options of PTQD, beside those of Q-Diffusion. `base_form` chooses the form of the quantized model (detail 1).
 
     `correction` chooses the form of the regression (detail 2).
     """
@@ -43,7 +45,7 @@ class PtqdOptions(QDiffusionOptions):
 
 
 class Ptqd(Method):
-    """Accurate post-training quantization for diffusion models."""
+    """Quantizes with Q-Diffusion, and corrects the error of the predicted noise during sampling."""
 
     name = "ptqd"
     printed = "PTQD"
@@ -71,7 +73,7 @@ class Ptqd(Method):
         calibration: Mapping[str, CalibrationSet],
         options: PtqdOptions,
     ) -> Quantized:
-        """Quantize with Q-Diffusion. Then fit the regression at every step."""
+        """Quantize with Q-Diffusion. Then fit the regression of the noise error for every sampling step."""
         if isinstance(model, DiffusersNetwork):
             raise Unsupported(
                 "ptqd: its correction belongs into a sampler of this suite, pipelines have no place for it"
@@ -91,14 +93,18 @@ class Ptqd(Method):
     def correct(
         self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet], options: PtqdOptions
     ) -> Quantized:
-        """Fit the regression at every step."""
+        """Fit the regression of the noise error for every sampling step, and add it to the quantized model."""
         intercept = options.correction == "regression"
         correction = fit(model, quantized.model, calibration["regression"], intercept=intercept)
         return Quantized(quantized.model, correction, quantized.log)
 
 
 def fit(model: Network, quantized: Network, data: CalibrationSet, *, intercept: bool = True) -> NoiseCorrection:
-    """Regression of the quantized model's error at each step of the protocol of the calibration data."""
+    """Fit the regression of the quantized model's error to the full-precision output, once for each sampling step.
+
+    The steps are those of the calibration data's protocol. Without `intercept`, the bias is the mean error
+    (`as_released`).
+    """
     protocol, channels = data.protocol, model.config.in_channels
     samples = data.conditional()
     size = rows_per_pass(model.config, data.x, most=2 * len(data)) // 2 or 1  # guidance doubles the samples

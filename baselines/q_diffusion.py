@@ -1,19 +1,20 @@
-"""Q-Diffusion: a shrink search finds ranges.
+"""Q-Diffusion: a search finds ranges; then the rounding of the weights and the activation scales are learned.
 
-AdaRound learns the weights block by block, then activation scales are learned.
+Both are learned for one block after the other.
 
 Numbered details (Li et al., ICCV 2023):
-1. Weights: for each output channel the search tries 80 ranges, each 1 % smaller, and takes the one with the smallest
-   |error|^2.4. Then AdaRound learns the rounding block by block, with activations in full precision: 20,000 iterations,
-   batch 32, λ 0.01, β from 20 to 2, warm-up 0.2.
-2. Activations: the same search runs per tensor on 64 samples. Then scales are learned block by block: a quarter of the
-   iterations, rate 4e-4, |error|^2.4. The release can also take ranges from running statistics. This suite does not.
+1. Weights: for each output channel, the search tries 80 ranges, each smaller by 1 % of the min-max range than the one
+   before. It takes the range with the smallest sum of |error|^2.4. Then AdaRound learns the rounding block by block,
+   with activations in full precision: 20,000 iterations, batch 32, λ 0.01, β from 20 to 2, warm-up 0.2.
+2. Activations: the same search runs per tensor on 64 samples. Then scales are learned block by block with a quarter of
+   the iterations, learning rate 4e-4 and the loss |error|^2.4. The release can also take ranges from running
+   statistics. This suite does not.
 3. Calibration: images at evenly spaced steps of the sampling trajectory (20 × 256 in the release).
 4. Q-Diffusion splits concatenated shortcuts. A DiT has none.
 5. Scope `own` quantizes every linear and convolution, and the operands of attention, softmax outputs with 8 bits. The
    paper keeps 8 bits in the first and last layer; the release does not (`edges="as_released"`).
-6. Layers outside the blocks are reconstructed too (scope `own`), in the order of the network, as in the release. The
-   final layer of a DiT counts as a block. `outside="none"` rounds these layers to nearest.
+6. Under scope `own`, layers outside the blocks are reconstructed too, in the order of the network, as in the release.
+   The final layer of a DiT counts as a block. `outside="none"` rounds these layers to nearest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -41,11 +42,12 @@ EDGE_BITS = 8
 
 @dataclass(frozen=True)
 class QDiffusionOptions(CheckedOptions):
-    """`iterations`, `batch` and `rate` are those of learned rounding of one block.
+    """Options of Q-Diffusion.
 
-    With 0 iterations weights are rounded to nearest and scales come from the search. `edges` says whether the first and
-    last layer keep 8 bits. `outside` says which layers outside the blocks are reconstructed (scope `own`). `matmul` is
-    the arithmetic of learning on a GPU.
+    `iterations`, `batch` and `rate` (learning rate) are those of learned rounding of one block. With 0 iterations
+    weights are rounded to nearest and scales come from the search. `edges` says whether the first and last layer keep 8
+    bits. `outside` says which layers outside the blocks are reconstructed (scope `own`). `matmul` is the number format
+    of the matrix products of learning on a GPU.
     """
 
     iterations: CountOrNone = 20_000
@@ -57,7 +59,7 @@ class QDiffusionOptions(CheckedOptions):
 
 
 class QDiffusion(Method):
-    """Q-Diffusion."""
+    """Searches ranges, then learns the rounding of weights and the scales of activations block by block."""
 
     name = "q-diffusion"
     printed = "Q-Diffusion"
@@ -86,7 +88,7 @@ class QDiffusion(Method):
         calibration: Mapping[str, CalibrationSet],
         options: QDiffusionOptions,
     ) -> Quantized:
-        """Learn the rounding of the weights, then the scales of the activations."""
+        """Learn the rounding of the weights block by block, then the scales of the activations."""
         return learned(
             model,
             weight_bits=weight_bits,
@@ -107,10 +109,10 @@ def learned(
     options: QDiffusionOptions,
     as_ptqd: bool = False,
 ) -> Quantized:
-    """Learn the rounding of the weights, then the scales of the activations, on a copy of the model.
+    """Return a copy of the model whose weights have learned rounding and whose activations have learned scales.
 
-    `as_ptqd` is the form of PTQD's program: one range per weight tensor instead of one per output channel; operands of
-    attention are not quantized; the first and last layer are not reconstructed.
+    `as_ptqd` is the form of PTQD's program. It has one range per weight tensor instead of one per output channel. The
+    operands of attention are not quantized. The first and last layer are not reconstructed.
     """
     model, reference = deepcopy(model), deepcopy(model)
     weighted, data = layers(model, scope), data.spread(STEPS, PER_STEP)
@@ -142,5 +144,5 @@ def learned(
 
 
 def unless_edges(sites: Sequence[Site], leave_out: bool) -> list[Site]:
-    """The sites that are reconstructed: all, or all except the first and last layer."""
+    """Sites that are reconstructed: all of them, or with `leave_out` all except the first and the last layer."""
     return [site for site in sites if not (leave_out and site.role in EDGE_ROLES)]

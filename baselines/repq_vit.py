@@ -1,15 +1,15 @@
-"""RepQ-ViT: percentile ranges.
+"""RepQ-ViT: percentiles give the ranges. Inputs after a LayerNorm are calibrated per channel.
 
-Inputs after a LayerNorm are quantized per channel; adaLN absorbs the channel factors.
+The channel factors of these inputs are folded into adaLN, so that one range per tensor is enough.
 
 Numbered details (Li et al., ICCV 2023):
-1. Weights: asymmetric, one range for each output channel. Of the quantiles 99.9, 99.99 and 99.999 % the range with
-   the smallest squared error is taken.
+1. Weights: asymmetric, one range for each output channel. Of the quantiles 99.9, 99.99 and 99.999 % the range with the
+   smallest squared error is taken.
 2. Inputs after a LayerNorm (qkv, fc1): each channel is calibrated alone and gets a scale s. Then all channels get one
    range: channel j is divided by r = s / mean(s) and shifted by an offset. The 1 + scale and shift rows of DiT's adaLN
    absorb r and the offset. All other inputs have one range per tensor.
-3. The scale of a channel is at least 1e-4 of the mean scale. A channel that hardly varies would otherwise get a huge
-   factor.
+3. The scale of a channel is at least 1e-4 of the mean scale. Without this limit, a channel that hardly varies would get
+   a huge factor.
 4. Calibration: images of the full-precision model at uniformly drawn timesteps. The release for ViT uses 32 images.
 5. The mean zero point is rounded to an integer before the offset is computed; the release keeps a fraction.
 6. Scope `own` also quantizes the patch convolution (input with 8 bits), the final linear (with factors as in 2) and
@@ -44,13 +44,16 @@ SMALLEST_RATIO = 1e-4
 
 @dataclass(frozen=True)
 class RepqVitOptions(CheckedOptions):
-    """`reparametrize=False` gives inputs after a LayerNorm one range per tensor, like all other inputs (ablation)."""
+    """Options of RepQ-ViT.
+
+    `reparametrize=False` gives every input one range per tensor, without channel factors (ablation).
+    """
 
     reparametrize: bool = True
 
 
 class RepqVit(Method):
-    """Scale reparameterization for post-training quantization of vision transformers."""
+    """Calibrates inputs after a LayerNorm per channel, and folds the channel factors into adaLN."""
 
     name = "repq-vit"
     printed = "RepQ-ViT"
@@ -78,7 +81,10 @@ class RepqVit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: RepqVitOptions,
     ) -> Quantized:
-        """Fold the channel factors on full precision, round the folded weights, then find all other input ranges."""
+        """Fold the channel factors into the full-precision model and round its weights.
+
+        Then compute the ranges of all other inputs.
+        """
         model = deepcopy(model)
         roles = CORE_ROLES if scope == "common" else (*EDGE_ROLES, *CORE_ROLES)
         sites = select(model.sites(), roles=roles)
@@ -114,9 +120,9 @@ class RepqVit(Method):
 def reparametrize(
     model: Network, sites: Sequence[Site], batches: Sequence[tuple[Tensor, ...]], *, bits: int
 ) -> dict[Site, StaticActivation]:
-    """Fold the channel ranges of the sites' inputs into the modulation before them.
+    """Calibrate each channel of the sites' inputs, and fold factors and offsets into the modulation before them.
 
-    Returns the quantizer of each site.
+    The model is changed in place. Return the static quantizer of each site: one range for all channels.
     """
     quantizers, folded = {}, {}
     for site, x in collect_inputs(model, leaders(model, sites), batches):

@@ -1,16 +1,16 @@
-"""Rotation: a Hadamard matrix before each linear spreads outliers over the channels. Then both operands are rounded.
+"""Rotation: a Hadamard matrix before each linear spreads outliers over the channels. Then input and weight are rounded.
 
 Numbered details (QuaRot: Ashkboos et al., NeurIPS 2024; ConvRot: Huang et al., arXiv 2512.03673):
 1. Inputs of a linear are multiplied by an orthogonal block matrix H, the weight by its inverse: (W Hᵀ)(H x) = W x.
 2. Blocks have `block_size` channels, a power of two that divides the width. None takes the largest such power. QuaRot
    rotates the whole width; ConvRot takes small blocks. Sizes of a mini layer: 144 has blocks of 16, 576 of 64.
-3. H is computed online before each of the four linears. QuaRot folds one rotation into the residual stream. A DiT's
-   adaLN scales channels between the residual stream and the linears, so nothing can be folded there.
-4. `signs`: random signs before H, as in QuaRot, drawn from `seed`. ConvRot has a regular Hadamard matrix (no constant
-   row) in their place; it is not built here.
+3. Each of the four linears multiplies its input by H in every forward pass. QuaRot folds one rotation into the residual
+   stream. A DiT's adaLN scales channels between the residual stream and the linears, so nothing can be folded there.
+4. With `signs`, the channels are multiplied by random signs before H, as in QuaRot; `seed` decides them. ConvRot has no
+   signs but a regular Hadamard matrix (no constant row). This matrix is not implemented here.
 5. Weights: GPTQ on rotated, quantized inputs (QuaRot), or `rounding="nearest"` (ConvRot needs no calibration). Ranges
    are asymmetric.
-6. Inputs: dynamic, per token (QuaRot), or per token and group.
+6. Inputs have dynamic ranges, one per token (QuaRot), or one per token and group.
 7. Both scopes are the four linears of each block. Keys and values keep 16 bits, since a DiT has no cache.
 """
 
@@ -43,7 +43,10 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class RotationOptions(CheckedOptions):
-    """`block_size` None is the largest power of two that divides a layer's width; `group_size` None is per token."""
+    """Options of the rotation. `block_size` None takes the largest power of two that divides a layer's width.
+
+    `group_size` None means one range per output channel of a weight, and one per token of an input.
+    """
 
     block_size: Count | None = None
     signs: bool = True
@@ -53,7 +56,7 @@ class RotationOptions(CheckedOptions):
 
 
 class Rotation(Method):
-    """Outlier-free 4-bit inference by rotations."""
+    """Rotates inputs and weights by a Hadamard matrix, so that large values spread over all channels."""
 
     name = "rotation"
     printed = "Hadamard rotation"
@@ -83,7 +86,7 @@ class Rotation(Method):
         calibration: Mapping[str, CalibrationSet],
         options: RotationOptions,
     ) -> Quantized:
-        """Rotate, insert dynamic quantizers, then quantize the rotated weights."""
+        """Rotate inputs and weights, quantize the inputs with dynamic ranges, then quantize the rotated weights."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
@@ -105,7 +108,10 @@ class Rotation(Method):
 
 
 def block(width: int, size: int | None) -> int:
-    """Channels of a Hadamard block: `size`, or the largest power of two that divides the width."""
+    """Number of channels in a block of the Hadamard matrix: `size`, or the largest power of two that divides `width`.
+
+    Unsupported if `size` is no power of two that divides the width.
+    """
     largest = width & -width
     if size is None:
         return largest

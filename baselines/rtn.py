@@ -1,13 +1,13 @@
-"""RTN: weights are rounded to nearest, activations have min-max ranges. These are the first rows of Q-DiT's Table 4.
+"""RTN: weights are rounded to nearest, activations have min-max ranges. The first rows of Q-DiT's Table 4 are RTN.
 
 Numbered details:
 1. Weights: asymmetric min-max per output channel, or per group of `group_size` input channels.
 2. Static activations: min-max per tensor, or per group of the tensor. The ranges of calibration batches of 16 are
-   averaged (moving average, factor 0.9).
+   combined by a moving average with factor 0.9.
 3. Dynamic activations: min-max per token, or per group of a token, computed in every forward pass.
 4. Both scopes are the four linears of each block, because Q-DiT's released RTN quantizes nothing else.
-5. `include_zero=False` is the range rule of the release. Under this rule a group of one sign collapses to one value. It
-   is off by default.
+5. By default, a range always contains zero. The release has ranges that need not contain zero (`include_zero=False`). A
+   group whose values all have the same sign then collapses to one value.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,10 @@ CALIBRATION_BATCH = 16
 
 @dataclass(frozen=True)
 class RtnOptions(CheckedOptions):
-    """`group_size` None means one range per output channel (weights), per tensor (static) or per token (dynamic)."""
+    """Options of RTN.
+
+    `group_size` None means one range per output channel (weights), per tensor (static) or token (dynamic).
+    """
 
     group_size: GroupSize | None = None
     activation: Literal["static", "dynamic"] = "static"
@@ -37,7 +40,7 @@ class RtnOptions(CheckedOptions):
 
 
 class Rtn(Method):
-    """Round to nearest."""
+    """Rounds weights to nearest. Activations have min-max ranges."""
 
     name = "rtn"
     printed = "RTN"
@@ -69,7 +72,7 @@ class Rtn(Method):
         calibration: Mapping[str, CalibrationSet],
         options: RtnOptions,
     ) -> Quantized:
-        """Round the weights, then put activation quantizers before the same linears."""
+        """Round the weights to nearest. Then quantize the inputs of the same linears with static or dynamic ranges."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)

@@ -4,11 +4,12 @@ Numbered details (Xiao et al., ICML 2023; the program mit-han-lab/smoothquant wa
 1. λ_j = max|X_j|^α / max|W_j|^(1 − α) for every input channel j, α 0.5; the linear sees x / λ and has W · diag(λ).
    Linears with the same input share λ.
 2. The layer before absorbs 1 / λ: adaLN rows for qkv and fc1, V rows for the attention output. Before fc2 stands GELU,
-   which cannot absorb a factor. There the site divides its input. `online` false leaves such inputs as they are.
+   which cannot absorb a factor. There the site divides its input in every forward pass. `online` false leaves such
+   inputs as they are.
 3. A channel that is always zero, in X or in W, keeps the factor 1.
 4. Weights: min-max per output channel, rounded to nearest. The paper has one range per weight tensor.
 5. Inputs: dynamic, per token (the paper's O1). `activation` "static" is one calibrated range per tensor (O3).
-6. Calibration: noisy images at uniformly drawn timesteps. The paper has texts.
+6. Calibration data are noisy images at uniformly drawn timesteps. The paper calibrates on texts.
 7. Products of attention stay in full precision. The paper quantizes them too.
 8. Both scopes are the four linears of each block.
 """
@@ -41,9 +42,11 @@ BATCH = 32
 
 @dataclass(frozen=True)
 class SmoothQuantOptions(CheckedOptions):
-    """`alpha` 0 makes the columns of the weight equally large; 1 does it for the channels of the inputs.
+    """Options of SmoothQuant.
 
-    `group_size` None is one range per output channel and token. A static input has one range in any case.
+    With `alpha` 0 all weight columns, with 1 all input channels get the same largest |value|. `group_size` None means
+    one range per output channel (weights) and per token (inputs). A static input has one range per tensor with every
+    `group_size`.
     """
 
     alpha: Probability = 0.5
@@ -53,7 +56,7 @@ class SmoothQuantOptions(CheckedOptions):
 
 
 class SmoothQuant(Method):
-    """Accurate and efficient post-training quantization for large language models."""
+    """Moves large values from the inputs into the weights by a factor for each channel. Then it rounds both."""
 
     name = "smoothquant"
     printed = "SmoothQuant"
@@ -81,7 +84,7 @@ class SmoothQuant(Method):
         calibration: Mapping[str, CalibrationSet],
         options: SmoothQuantOptions,
     ) -> Quantized:
-        """Smooth on full-precision inputs, then quantize inputs and weights."""
+        """Find the smoothing factors on full-precision inputs. Then quantize inputs and weights."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)

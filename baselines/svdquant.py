@@ -1,18 +1,21 @@
 """SVDQuant: smoothing moves outliers into the weight. A low-rank branch in 16 bits holds them; the rest has 4 bits.
 
 Numbered details (Li et al., ICLR 2025; settings of the program DeepCompressor, configs/svdquant):
-1. Smoothing: λ_j = max|X_j|^α / max|W_j|^β, chosen for each layer: the least squared error of the layer's output
-   after the branch and round-to-nearest, on calibration data. The grid is the program's: no smoothing, and α = 0.05,
-   0.1 … 0.95 with β = 0 and with β = 1 − α (`grid` 20). Linears with the same input are searched together.
-2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2. The program's configuration
-   divides every input online; the function is the same.
+1. Smoothing divides input channel j by λ_j = max|X_j|^α / max|W_j|^β. Each layer takes the α and β with the least
+   squared error of its output on calibration data, with the branch and with round-to-nearest. The candidates are those
+   of the program: no smoothing, and α = 0.05, 0.1 … 0.95 with β = 0 and with β = 1 − α (`grid` 20). Linears with the
+   same input are searched together.
+2. λ is folded into adaLN or V rows where that is possible. The input of fc2 is divided in every forward pass. The
+   program's configuration divides every input in the forward pass; the function is the same.
 3. The branch begins with the `rank` largest singular values of the smoothed weight (rank 32). Then it is refined, as in
-   the program: L ← best branch of W − Ŵ, Ŵ ← Q(W − L), until the error of the layer's output grows, in at most `turns`
-   turns (100). `turns` 1 is the paper's equations alone. Factors are float16, and Ŵ belongs to the rounded factors.
-4. The residual is rounded by GPTQ, whose Hessians come from quantized inputs. `rounding="nearest"` is the plain form.
+   the program: L ← best branch of W − Ŵ and Ŵ ← Q(W − L) are repeated until the error of the layer's output grows, at
+   most `turns` (100) times. With `turns` 1 there is no refinement, as in the paper's equations. The two matrices of L
+   are float16, and Ŵ is computed from these rounded matrices.
+4. The residual W − L is rounded by GPTQ, whose Hessians come from quantized inputs. `rounding="nearest"` rounds it to
+   nearest.
 5. Weights and inputs are quantized in groups of 64. Inputs are dynamic, per token and group. Ranges are asymmetric, as
-   for all methods here. The program's are signed; inputs that are shifted to be positive are unsigned.
-6. The branch needs weights that are quantized: with 16 weight bits there is none.
+   for all methods here. The program has symmetric ranges, except for inputs that it shifts to be positive.
+6. With 16 weight bits there is no branch, because nothing is rounded.
 7. Both scopes are the four linears of each block.
 """
 
@@ -53,9 +56,9 @@ SEARCH_ROWS = 1024
 
 @dataclass(frozen=True)
 class SvdQuantOptions(CheckedOptions):
-    """`group_size` None means one range per output channel (weights) and per token (inputs).
+    """Options of SVDQuant. `group_size` None means one range per output channel (weights) and per token (inputs).
 
-    `grid` is the number of steps of α from 0 to 1, `turns` the largest number of branches that are tried.
+    `grid` is the number of steps of α from 0 to 1. `turns` is the largest number of low-rank branches that are tried.
     """
 
     rank: Count = 32
@@ -67,7 +70,7 @@ class SvdQuantOptions(CheckedOptions):
 
 
 class SvdQuant(Method):
-    """Absorbing outliers by low-rank components."""
+    """Smooths the inputs, and keeps the largest part of each weight in a low-rank branch of 16 bits."""
 
     name = "svdquant"
     printed = "SVDQuant"
@@ -96,7 +99,10 @@ class SvdQuant(Method):
         calibration: Mapping[str, CalibrationSet],
         options: SvdQuantOptions,
     ) -> Quantized:
-        """Smooth on full-precision inputs, split off the branch, then quantize inputs and residual."""
+        """Smooth on full-precision inputs and split off the low-rank branch.
+
+        Then quantize inputs and remaining weights.
+        """
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
@@ -133,9 +139,9 @@ class SvdQuant(Method):
 
 
 def with_branch(inputs: Tensor, weight: Tensor, *, layer: Trial, rank: int) -> Tensor:
-    """Output (rows, out) of a linear whose weight is rounded beside its low-rank branch.
+    """Output (rows, out) of a linear with a low-rank branch, whose remaining weight is rounded to nearest.
 
-    The smoothing factors are on trial.
+    It is computed for one trial of the smoothing factors. `inputs` and `weight` are already smoothed.
     """
     if layer.weight_bits == FULL_PRECISION_BITS:
         return layer.output(inputs, weight)

@@ -1,19 +1,20 @@
 """TFMQ-DM: the layers that embed the timestep are reconstructed alone; activation ranges depend on the timestep.
 
 Numbered details (Huang et al., CVPR 2024):
-1. Weights: 80 shrunk ranges per output channel, |error|^2.4. Then AdaRound (20,000 iterations, λ 0.01, β from 20 to 2).
+1. Weights: for each output channel, the best of 80 shrunk ranges by |error|^2.4 is taken. Then AdaRound (20,000
+   iterations, λ 0.01, β from 20 to 2).
 2. The temporal information block (TIB) is the timestep embedding, every block's adaLN and the final adaLN. TIAR
-   reconstructs it alone and as a whole: the targets are all its projections. Its inputs are the timesteps of the
-   schedule, combined with labels and the null label. In an STDiT3 the TIB is the timestep and fps embeddings and the
-   shared modulation linear, at the clips' frames per second. The regularizer covers everything that is learned, as in
-   the release. In the release the first linear of the timestep embedding and the input of the second stay in full
-   precision (`time_embed="as_released"`).
+   reconstructs the TIB as a whole, separately from the blocks: the targets are the outputs of all its adaLN linears.
+   Its inputs are the timesteps of the schedule, combined with labels and the null label. In an STDiT3 the TIB is the
+   timestep and fps embeddings and the shared modulation linear, at the clips' frames per second. AdaRound's regularizer
+   covers all learned weights, as in the release. In the release the first linear of the timestep embedding and the
+   input of the second stay in full precision (`time_embed="as_released"`).
 3. Blocks are reconstructed without the TIB. Only their weights are learned; activations are in full precision.
 4. FSC gives every activation quantizer one range per timestep, as in the release (`fsc="all"`). The paper says this of
    the TIB only (`fsc="tib"`); all other quantizers then have one range. `fsc="none"` switches FSC off. Ranges are
-   running min-max with factor 0.95, and include zero. A timestep that was not calibrated takes the range of the nearest
-   one.
-5. Scope `common` is the four linears and the TIB, because the method is nothing without the TIB. Scope `own` adds the
+   running averages of min and max with factor 0.95, and include zero. A timestep without calibration data takes the
+   range of the nearest timestep that has some.
+5. Scope `common` is the four linears and the TIB, because the method is mainly about the TIB. Scope `own` adds the
    operands of attention, softmax outputs with 8 bits. The first and last layers stay in full precision, as in the
    release.
 """
@@ -50,10 +51,10 @@ LABELS = 32
 
 @dataclass(frozen=True)
 class TfmqDmOptions(CheckedOptions):
-    """`tiar=False` and `iterations=0` switch reconstruction off. `fsc` says which ranges depend on the timestep.
+    """Options of TFMQ-DM. `tiar=False` and `iterations=0` each switch a reconstruction off: that of the TIB, or all.
 
-    `time_embed` says which parts of the timestep embedding are quantized (detail 2). `matmul` is the arithmetic of
-    learning on a GPU.
+    `fsc` says which ranges depend on the timestep (detail 4). `time_embed` says which parts of the timestep embedding
+    are quantized (detail 2). `matmul` is the number format of the matrix products of learning on a GPU.
     """
 
     tiar: bool = True
@@ -66,7 +67,7 @@ class TfmqDmOptions(CheckedOptions):
 
 
 class TfmqDm(Method):
-    """Temporal feature maintenance quantization for diffusion models."""
+    """Reconstructs the timestep embedding separately from the blocks. Activation ranges depend on the timestep."""
 
     name = "tfmq-dm"
     printed = "TFMQ-DM"
@@ -96,7 +97,10 @@ class TfmqDm(Method):
         calibration: Mapping[str, CalibrationSet],
         options: TfmqDmOptions,
     ) -> Quantized:
-        """Quantize the weights of the TIB, then the weights of the blocks. Then compute all activation ranges."""
+        """Quantize the weights of the temporal information block (TIB), then of the blocks.
+
+        Then compute activation ranges.
+        """
         if isinstance(model, DiffusersNetwork) and options.tiar and options.iterations and weight_bits < 16:
             raise Unsupported(
                 "tfmq-dm: TIAR runs the timestep embedding alone, and a diffusers transformer does not say how; give"
@@ -137,7 +141,11 @@ class TfmqDm(Method):
 def reconstruct_temporal(
     model: Network, reference: Network, sites: Sequence[Site], data: CalibrationSet, config: Reconstruction
 ) -> dict[str, Any]:
-    """TIAR: reconstruct the projections of all adaLN layers, for every timestep of the schedule and some labels."""
+    """TIAR: reconstruct the temporal information block.
+
+    The outputs of all its adaLN linears stay near the originals. The data are every timestep of the schedule, each with
+    some labels (images) or with the frames per second (clips).
+    """
     embedder, seconds = second_inputs(model, data)
     timestep, second = (grid.flatten() for grid in torch.meshgrid(data.schedule, seconds, indexing="ij"))
     projections = [site.name.rpartition(".")[0] for site in with_roles(sites, "adaln", "t_block", "final_adaln")]
@@ -150,9 +158,9 @@ def reconstruct_temporal(
 
 
 def second_inputs(model: Network, data: CalibrationSet) -> tuple[str, Tensor]:
-    """Inputs of the temporal information block besides timesteps, and the name of the layer that embeds them.
+    """Name of the layer that embeds labels (images) or frames per second (clips), and the values to embed.
 
-    For images these are some labels and the null label, for clips the frames per second.
+    For images the values are some labels and the null label, for clips the one number of frames per second.
     """
     if isinstance(model, DiT):
         null = torch.tensor([model.config.null_class], device=data.label.device)
@@ -162,9 +170,9 @@ def second_inputs(model: Network, data: CalibrationSet) -> tuple[str, Tensor]:
 
 
 def calibrate(model: Network, sites: Sequence[Site], data: CalibrationSet, bits: Bits, options: TfmqDmOptions) -> None:
-    """Give a range per timestep to the sites that `fsc` names.
+    """Give one activation range per timestep to the sites that the option `fsc` names.
 
-    All other sites get one range over the whole trajectory.
+    All other sites get one range for the whole trajectory.
     """
 
     def by_timestep() -> Iterator[tuple[float, Iterator[Batch]]]:

@@ -1,4 +1,4 @@
-"""TQ-DiT: multi-region quantizers (MRQ), time groups (TGQ), and a search for scales that is guided by a Hessian.
+"""TQ-DiT: multi-region quantizers (MRQ), time groups (TGQ), and a search for scales with weighted output errors.
 
 Numbered details (Hwang et al., 2025; its released code does not run):
 1. Quantizers are symmetric and uniform. A weight has one scale per tensor; the three parts of qkv have their own
@@ -6,13 +6,14 @@ Numbered details (Hwang et al., 2025; its released code does not run):
    have one scale per tensor, q, k and v one per head. The search starts at max |x| / (2^(b−1) − 0.5) and tries 100
    candidates around it.
 2. MRQ: softmax outputs have fine steps below a split and coarse steps above it. GELU outputs have a searched step for
-   positive values and a fixed step for negative ones. The release adds both softmax parts, which adds the split to
-   every value (`twin="sum"`).
-3. TGQ: sampling steps are divided into 10 groups. Each group has its own softmax split, searched on the samples of
-   that group. All other scales are shared by all steps and searched on samples of all groups.
-4. Search: three rounds, each first for the weight, then for the input. The score is Σ (g ⊙ (o − ô))², o the exact
-   and ô the quantized output. In the release g is the gradient of a divergence of the prediction from itself, which
-   is zero except for rounding errors (`fisher="kl"`). Here g = Jᵀv with random signs v.
+   positive values and a fixed step for negative ones. The release adds the results of the fine and the coarse softmax
+   quantizer, so every value is too large by about the split (`twin="sum"`).
+3. TGQ: sampling steps are divided into 10 groups. Each group has its own softmax split, searched on the samples of that
+   group. All other scales are shared by all steps and searched on samples of all groups.
+4. The search has three rounds. Each round searches the weight's scale, then the input's scale. The score is Σ (g ⊙ (o −
+   ô))²: o is the exact output, ô the quantized one, and g a weight for each element. In the release g is the gradient
+   of a divergence of the prediction from itself, which is zero except for rounding errors (`fisher="kl"`). Here g =
+   Jᵀv: J is the Jacobian of the prediction with respect to o, v has random signs.
 5. Scope `common`: the four linears, with MRQ for softmax and GELU. Scope `own` also quantizes the patch convolution
    (weight only), the final linear, and q, k, v. Embedders and adaLN stay in full precision, as in the release.
 """
@@ -56,11 +57,10 @@ PARTS = {"qkv": 3, "cross_kv": 2}
 
 @dataclass(frozen=True)
 class TqDitOptions(CheckedOptions):
-    """`groups`: number of time groups (1: no TGQ).
+    """Options of TQ-DiT. `groups` is the number of time groups; 1 switches TGQ off.
 
-    `per_group`: samples of each group. `rounds`: rounds of the search.
-
-    With 0 rounds the start values are used. `mrq=False` quantizes softmax and GELU outputs with uniform quantizers.
+    `per_group` is the samples of each group. `rounds` is the number of rounds of the search; with 0 rounds the first
+    scales are used. `mrq=False` quantizes softmax and GELU outputs with uniform quantizers.
     """
 
     groups: Count = 10
@@ -72,7 +72,7 @@ class TqDitOptions(CheckedOptions):
 
 
 class TqDit(Method):
-    """Efficient time-aware quantization for diffusion transformers."""
+    """Quantizes softmax and GELU outputs with different steps for two regions of values. Scales are searched."""
 
     name = "tq-dit"
     printed = "TQ-DiT"
@@ -99,7 +99,10 @@ class TqDit(Method):
         calibration: Mapping[str, CalibrationSet],
         options: TqDitOptions,
     ) -> Quantized:
-        """Quantize block by block. Each layer is calibrated alone, with full-precision inputs and gradients."""
+        """Quantize block by block.
+
+        The scales of each layer are searched alone, with full-precision inputs and gradients.
+        """
         if isinstance(model, DiffusersNetwork):
             raise Unsupported("tq-dit: attention of a diffusers transformer has no site for the softmax output")
         reference, model = deepcopy(model), deepcopy(model)
@@ -127,11 +130,11 @@ class TqDit(Method):
 
 
 def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[CalibrationSet, Tensor]:
-    """Choose `per_group` samples from each group of steps; return them and the group of each sample.
+    """Choose `per_group` samples from each group of steps. Return the samples and the group number of each sample.
 
-    There is at most one group per step. The samples of a group are evenly spaced from its first to its last sample. In
-    a guided set every second sample is an unconditional copy. A stride of len // per_group would be even and would miss
-    all of them.
+    There is at most one group per step. The chosen samples are evenly spaced from the first to the last sample of a
+    group. A fixed even stride would not do: in a set with guidance every second sample is an unconditional copy, and an
+    even stride would miss all of them.
     """
     steps = data.protocol.steps
     groups = min(options.groups, steps)
@@ -143,7 +146,7 @@ def time_groups(data: CalibrationSet, options: TqDitOptions) -> tuple[Calibratio
 
 
 def with_operands(model: Network, sites: list[Site]) -> list[Site]:
-    """Add all four operands of a block to its sites. The searches of attention need them."""
+    """Sites with all four operands (q, k, v, softmax output) of their blocks, which the searches in attention need."""
     blocks = {site.block for site in sites if site.kind == "operand"}
     inside = [site for site in operands(model) if site.block in blocks]
     return [*(site for site in sites if site.kind != "operand"), *inside]
@@ -152,7 +155,10 @@ def with_operands(model: Network, sites: list[Site]) -> list[Site]:
 def quantize_linear(
     model: Network, site: Site, sensitivity: Sensitivity, weight_bits: int, activation_bits: int, options: TqDitOptions
 ) -> None:
-    """Quantize the weight and the input of one linear. The parts of a joint matrix (qkv) have their own scales."""
+    """Quantize weight and input of one linear with searched scales.
+
+    The parts q, k and v of qkv each have their own scale.
+    """
     weight, twin = linear_of(model, site).weight.detach(), site.role == "fc2" and options.mrq
     scale_w, scale_x = search_linear(
         sensitivity.x,
@@ -182,7 +188,7 @@ def search_attention(
     bits: int,
     options: TqDitOptions,
 ) -> None:
-    """Quantize the operands of one block: always the softmax output; q, k and v if they are among the sites."""
+    """Quantize the softmax output of one block, and q, k and v too if they are among the sites."""
     named = {site.role: site for site in with_operands(model, sites)}
     # Of a clip every frame, or every position, has an attention of its own: they count as samples of its time group.
     q, k, p, v = (sensitivity[named[role].name].x.flatten(0, -4) for role in "qkpv")

@@ -2,15 +2,18 @@
 
 Numbered details (Zhao et al., ICLR 2025; balance, weights and inputs as in thu-nics/ViDiT-Q,
 t2i/configs/quant/sigma/w4a8.yaml, which has no rotation):
-1. Channel balance: λ_j = s(X)_j^α / s(W)_j^(1 − α), with α 0.3 as in that file. s(X) is a running mean (factor 0.95)
-   over calibration batches: the largest |x| over the tokens, then the mean over the samples. s(W) is the largest |w| of
-   a column. Linears with the same input share λ.
-2. λ is folded into adaLN or V rows where that is possible, and computed online before fc2. The program always divides.
-3. Rotation: random signs and a block Hadamard transform, online before each linear, as in `rotation`.
+1. Channel balance: λ_j = s(X)_j^α / s(W)_j^(1 − α), with α 0.3 as in that file. s(X)_j is the largest |x_j| over the
+   tokens of a sample, as the mean over the samples of a batch, and as a running mean (factor 0.95) over the calibration
+   batches. s(W)_j is the largest |w| of column j. Linears with the same input share λ.
+2. λ is folded into adaLN or V rows where that is possible. The input of fc2 is divided in every forward pass. The
+   program divides all inputs in this way.
+3. Rotation: each linear multiplies its input by random signs and a block Hadamard matrix in every forward pass, as in
+   the method `rotation`.
 4. Weights: min-max per output channel, rounded to nearest. Inputs: min-max per token, dynamic.
-5. Mixed precision of weights is off, `mean_bits` switches it on: the layers that hurt the output most get 8 bits. The
-   paper measures with metrics of quality, text alignment and motion, and solves an integer program; here the measure is
-   the squared change of the network's output, and layers are taken in the order of change per weight.
+5. Mixed precision of weights is off by default. `mean_bits` switches it on: the layers whose rounding changes the
+   output most get 8 bits. The paper measures with metrics of quality, text alignment and motion, and solves an integer
+   program; here the measure is the squared change of the network's output, and layers are taken in the order of change
+   per weight.
 6. Both scopes are the four linears of each block (an STDiT3: seven).
 """
 
@@ -54,10 +57,10 @@ MORE_BITS, SEARCH_BATCHES = 8, 16
 
 @dataclass(frozen=True)
 class ViditQOptions(CheckedOptions):
-    """`balance=False` and `rotate=False` switch a part off (ablations).
+    """Options of ViDiT-Q. `balance=False` and `rotate=False` each switch a part of the method off (ablations).
 
     With `group_size` None there is one range for each output channel of a weight and for each token of an input.
-    `mean_bits` is the mean over all weights with mixed precision. If it is None, all layers have the same bits.
+    `mean_bits` is the mean bits of all weights under mixed precision. If it is None, all layers have the same bits.
     """
 
     alpha: Probability = 0.3
@@ -69,7 +72,7 @@ class ViditQOptions(CheckedOptions):
 
 
 class ViditQ(Method):
-    """Efficient and accurate quantization of diffusion transformers for image and video generation."""
+    """Balances and rotates the channels. Each token of an input has one dynamic range."""
 
     name = "vidit-q"
     printed = "ViDiT-Q"
@@ -100,7 +103,7 @@ class ViditQ(Method):
         calibration: Mapping[str, CalibrationSet],
         options: ViditQOptions,
     ) -> Quantized:
-        """Balance the channels, rotate, then round weights and inputs."""
+        """Balance the channels, rotate inputs and weights, then quantize both."""
         model = deepcopy(model)
         sites = select(model.sites(), roles=CORE_ROLES)
         sizes = site_group_sizes(model, sites, options.group_size)
@@ -134,7 +137,10 @@ class ViditQ(Method):
 
 
 def running_maxima(model: Network, sites: list[Site], batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """Site name → running mean over batches: largest |x| over tokens, then the mean over samples (in,)."""
+    """Site name → salience s(X) (in,) of its input channels, as a running mean over the calibration batches.
+
+    For one batch it is the largest |x| over the tokens of a sample, as the mean over the samples.
+    """
     maxima: dict[str, Tensor] = {}
 
     def look(site: Site, x: Tensor) -> None:

@@ -1,1 +1,1 @@
-"""Benchmarks of kernels, sampling and memory: measured ratios beside the goals of the project."""
+"""Benchmarks of kernels, sampling and memory. Measured ratios are compared with the goals of the project."""

@@ -1,8 +1,8 @@
-"""`qdit bench block`: the time of one block of DiT-XL/2, quantized as in every row of a table, beside full precision.
+"""`qdit bench block`: time one block of DiT-XL/2, quantized as in each row of a table, and in full precision.
 
-Each method quantizes a small model, and `qdit.bench.block_forms` enlarges the sites of its block. Rows with equal sites
-are one form, which is measured once. The integer layers say themselves whether they can compute a form: if they raise
-`Unsupported`, the record keeps the reason. Each form is timed alternately with float32 and bfloat16.
+Each method quantizes a small model, and `qdit.bench.block_forms` enlarges the sites of its block. Rows whose sites hold
+the same are one *form* (of a quantized block), which is measured once. If the integer layers cannot compute a form,
+they raise `Unsupported`, and the record keeps the reason. Each form is timed alternately with float32 and bfloat16.
 """
 
 import dataclasses
@@ -42,7 +42,10 @@ EFFORT = {"iterations": 4, "batch": 4}
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a table: label, bits, the method with its options for the small model, or why it has no block."""
+    """A row of a table: label, bits, and the method with its options for the small model.
+
+    `why` says why a row has no block to measure.
+    """
 
     label: str
     bits: tuple[int, int]
@@ -52,13 +55,13 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Bits as in the path of a run: `w4a8`."""
+        """Bits of the row, as in the path of a run: `w4a8`."""
         return f"w{self.bits[0]}a{self.bits[1]}"
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Shapes and amounts of work: the small and the large model, images of a batch, numbers of threads, the device."""
+    """What is measured: small and large model, images per batch, numbers of threads, repeats, and the device."""
 
     small: DiTConfig = field(
         default_factory=lambda: DiTConfig(
@@ -83,7 +86,10 @@ QUICK = Scale(large=DiTConfig(input_size=4, depth=1, hidden_size=288, num_heads=
 
 @dataclass(frozen=True)
 class Form:
-    """What the sites of a block hold (`key`, JSON), why integers cannot compute it, and its times by threads."""
+    """Rows whose sites hold the same. `key` (JSON) describes the sites; `why` says why integers cannot compute them.
+
+    `measured` is the times: number of threads → values.
+    """
 
     key: str
     why: str | None
@@ -99,9 +105,9 @@ def measure(
     say: Callable[[str], None],
     keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """Measure the block of every row and return the record. `say` gets a line for each form.
+    """Measure the block of every row and return the record. `say` gets a line of text for each form.
 
-    `keep` gets the record after each form, so that a measurement that is stopped leaves what it has measured.
+    `keep` gets the unfinished record after each form, so that nothing is lost if the measurement is stopped.
     """
     forms: dict[str, Form] = {}
     listed: list[dict[str, Any]] = []
@@ -239,7 +245,7 @@ def _in_half(block: nn.Module, *inputs: torch.Tensor) -> object:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: for each row, times as fast as float32 and bfloat16, by the smallest times."""
+    """Format a record as text: the speed of each row divided by that of float32 and bfloat16, by the smallest times."""
     counts, where = [str(n) for n in content["threads"]], content["machine"]
     table = []
     for row in content["rows"]:

@@ -1,4 +1,4 @@
-"""One block of DiT-XL/2 in the form that a method gives to the block of a small model.
+"""Make one block of DiT-XL/2 that is quantized as a method quantizes the block of a small model.
 
 The time of a block depends on what its sites hold, not on the values. So a method quantizes a DiT of an eighth of the
 width, which takes a second. Its sites are then enlarged: each tensor is repeated, each row keeps its number of groups,
@@ -26,9 +26,10 @@ from qdit.quant.weight_kinds import StoredWeight
 
 
 def enlarged_block(large: nn.Module, small: nn.Module, times: int) -> nn.Module:
-    """A copy of a block with random weights, which holds at its sites what the sites of a small block hold.
+    """Copy a large block with random weights, and quantize its sites in the same way as those of a small block.
 
-    `times` is the ratio of their widths. Unsupported for kinds that have no larger form here.
+    `times` is the width of the large block divided by that of the small one. Unsupported for kinds of weights,
+    quantizers or transforms that cannot be enlarged here.
     """
     block = deepcopy(large)
     for name, site in quantized_sites(small).items():
@@ -37,7 +38,7 @@ def enlarged_block(large: nn.Module, small: nn.Module, times: int) -> nn.Module:
 
 
 def enlarged_site(site: QuantizedSite, times: int) -> QuantizedSite:
-    """A site of `times` as many inputs and outputs."""
+    """Enlarge a quantized site to `times` as many inputs and outputs."""
     if isinstance(site, FoldedLayerNorm):
         return FoldedLayerNorm(inverse=site.inverse.repeat(times), offset=site.offset.repeat(times))
     if isinstance(site, QuantizedOperand):
@@ -54,7 +55,10 @@ def enlarged_site(site: QuantizedSite, times: int) -> QuantizedSite:
 
 
 def enlarged_weight(weight: StoredWeight | Tensor, times: int) -> StoredWeight | Tensor:
-    """A weight with its rows and columns repeated. A row keeps its number of groups; MX and NVFP4 keep their block."""
+    """Enlarge a weight: its rows and columns are repeated.
+
+    A row keeps its number of groups; MX and NVFP4 keep block sizes.
+    """
     if isinstance(weight, Tensor):
         return weight.repeat(times, times) / times
     if isinstance(weight, QuantizedWeight):
@@ -67,7 +71,7 @@ def enlarged_weight(weight: StoredWeight | Tensor, times: int) -> StoredWeight |
 
 
 def enlarged_uniform(weight: QuantizedWeight, times: int) -> QuantizedWeight:
-    """Codes repeated inside each group, so that code − zero point has the range that it had."""
+    """Enlarge a weight of codes: codes are repeated inside each group, so that code − zero point keeps its range."""
     codes = group(weight.codes, weight.group_size).repeat(times, 1, times).flatten(1)
     rows = 1 if len(weight.scale) < len(weight.codes) else times
     scale = (weight.scale.float() / times).to(weight.scale.dtype)
@@ -75,7 +79,10 @@ def enlarged_uniform(weight: QuantizedWeight, times: int) -> QuantizedWeight:
 
 
 def enlarged_activation(activation: Activation | None, times: int) -> Activation | None:
-    """An input quantizer with as many groups for `times` as many channels. Unsupported for kinds of other shapes."""
+    """Enlarge an input quantizer to `times` as many channels, with as many groups as before.
+
+    Unsupported for a kind of quantizer that cannot be enlarged here.
+    """
     if activation is None or isinstance(activation, NvFp4Activation):
         return activation
     larger = deepcopy(activation)
@@ -89,12 +96,15 @@ def enlarged_activation(activation: Activation | None, times: int) -> Activation
 
 
 def enlarged_chain(chain: Chain, times: int) -> Chain:
-    """The transforms of a chain for `times` as many channels."""
+    """Enlarge each transform of a chain to `times` as many channels."""
     return Chain([enlarged_transform(step, times) for step in chain.steps()])
 
 
 def enlarged_transform(step: Transform, times: int) -> Transform:
-    """A transform for `times` as many channels (for rotations a power of two). Blocks of a rotation grow alike."""
+    """Enlarge an input transform to `times` as many channels. A rotation's blocks grow by the same factor.
+
+    For rotations `times` must be a power of two.
+    """
     if isinstance(step, Divide):
         return Divide(step.factor.repeat(times))
     if isinstance(step, Shift):
@@ -109,5 +119,5 @@ def enlarged_transform(step: Transform, times: int) -> Transform:
 
 
 def enlarged_branch(branch: LowRank, times: int) -> LowRank:
-    """A branch whose rank has the same share of the width."""
+    """Enlarge a low-rank branch. Its rank grows with the width."""
     return LowRank(branch.up.repeat(times, times) / times, branch.down.repeat(times, times) / times)

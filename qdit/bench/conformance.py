@@ -1,7 +1,7 @@
-"""Conformance of other libraries: a library whose product is wrong is not timed.
+"""Check other libraries before they are timed: a library whose product is wrong is not timed.
 
-Each peer is given random codes, scales and zero points. It must compute the product that these numbers define, at one
-row and at all rows. Libraries that quantize their input get a tolerance for it.
+Each library is given random codes, scales and zero points. It must compute the product that these numbers define, at
+one row and at all rows. Libraries that quantize their input get a tolerance for it.
 """
 
 from collections.abc import Callable
@@ -22,14 +22,14 @@ DYNAMIC = 0.02
 
 
 class Missing(Exception):
-    """A library that cannot be measured here; the message is the reason."""
+    """Raised if a library cannot be measured here. The message is the reason."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A product that can be timed, the product that it must equal (rows, outputs), and the allowed distance.
+    """A library's product that can be timed, the product (rows, outputs) that it must equal, and the allowed distance.
 
-    `read` turns what `call` returns into a tensor (rows, outputs).
+    `read` converts the result of `call` to a tensor (rows, outputs).
     """
 
     call: Call
@@ -38,7 +38,10 @@ class Peer:
     tolerance: float = DYNAMIC
 
     def distance(self) -> float:
-        """Norm of the difference to the expected product, relative to the norm of that product."""
+        """Relative distance of the library's product to the expected product.
+
+        It is the norm of the difference, divided by the norm of the expected product.
+        """
         result = self.read(self.call()).double()
         if result.shape != self.expected.shape:
             return float("inf")
@@ -46,7 +49,10 @@ class Peer:
 
 
 def conforming(make: Callable[[Operands], Peer], o: Operands) -> Call:
-    """The call of a peer that computes the right product at one row and at all rows. Raises Missing for a wrong one."""
+    """Return the call of a library that computes the right product at one row and at all rows.
+
+    Raises Missing if a product is wrong.
+    """
     for rows in sorted({1, len(o.x)}):
         peer = make(Operands(o.x[:rows], o.weight, o.bias))
         distance = peer.distance()
@@ -59,20 +65,23 @@ def conforming(make: Callable[[Operands], Peer], o: Operands) -> Call:
 
 
 def linear(x: Tensor, codes: Tensor, zero_point: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """x ŵᵀ + b in float64; codes are (outputs, groups, group size), zero_point and scale (outputs, groups, 1)."""
+    """Compute x ŵᵀ + bias in float64, where ŵ = (codes − zero_point) · scale.
+
+    codes are (outputs, groups, group size), zero_point and scale (outputs, groups, 1).
+    """
     weight = ((codes.double() - zero_point.double()) * scale.double()).flatten(1)
     product = x.double() @ weight.T
     return product if bias is None else product + bias.double()
 
 
 def tensor(value: Any) -> Tensor:
-    """What a call returns, if it is a tensor."""
+    """Result of a call, which must be a tensor."""
     assert isinstance(value, Tensor)
     return value
 
 
 def random_codes(o: Operands, group_size: int, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Random codes and zero points of 4 bits and scales, in the shapes that `linear` takes; scales fit float16."""
+    """Draw 4-bit codes, 4-bit zero points and scales in the shapes that `linear` takes. Scales are exact in float16."""
     outputs, inputs = o.weight.shape
     generator = torch.Generator().manual_seed(seed)
     shape = (outputs, inputs // group_size)
@@ -83,6 +92,6 @@ def random_codes(o: Operands, group_size: int, *, seed: int = 0) -> tuple[Tensor
 
 
 def nibbles(values: Tensor) -> Tensor:
-    """Two values of 4 bits in a byte, the first in its low half, along the last dimension; an odd one is padded."""
+    """Pack 4-bit values along the last dimension, two in a byte, the first in the low half. An odd number is padded."""
     padded = torch.nn.functional.pad(values, (0, values.shape[-1] % 2))
     return padded[..., 0::2] | (padded[..., 1::2] << 4)

@@ -1,21 +1,23 @@
-"""Coverage study: how often 95 % intervals of a difference of two rows hold the true difference, in simulated tables.
+"""Coverage study: count how often 95 % intervals contain the true difference of two rows, in simulated tables.
 
-A simulated table has methods at one setting. Image i has a displacement from full precision,
+A simulated table has several methods at one setting. Image i has a displacement (difference) from full precision,
 
     x_mri = μ_m + noise_i + method_mi + run_mr + mixed_mri,
 
 for method m and replicate r: `noise` is shared by all methods, because they sample from the same noise; `method`
 belongs to one method, `run` to one replicate of it, and `mixed` says that a replicate changes each image in its own
-way. All four are normal. A *mean* (as PSNR-FP) is the mean of one coordinate over the images. A *distance* (as FD-FP)
-is the squared length of the mean displacement in four coordinates; it is quadratic and has the bias of a Fréchet
-distance.
+way. All four are normal. There are two simulated metrics. A *mean* (like PSNR-FP) is the mean of one coordinate over
+the images. A *distance* (like FD-FP) is the squared length of the mean displacement in four coordinates. It is
+quadratic and has a bias like a Fréchet distance.
 
-The numbers of a table go the way of real ones: resamples of `qdit.metrics.bootstrap`, the shift of
-`qdit.core.intervals`, and the rule of `qdit.core.run_to_run`. The study counts the intervals that hold the difference
-of the expected values. Beside them stand the intervals that images alone give to the same numbers.
+The intervals of simulated numbers are computed as those of real ones: by the resamples of `qdit.metrics.bootstrap`, the
+shift of `qdit.core.intervals`, and the rule of `qdit.core.run_to_run`. The study counts the intervals that contain the
+difference of the expected values. For comparison it also counts intervals that resample images only and ignore the
+variation between runs.
 
-A condition names two ratios, both of variances of the difference of two rows in one replicate: that between runs, and
-that of `mixed`, each divided by that of `method` as a mean over images.
+A condition sets two ratios. Take the variance of the difference of two rows in one replicate: `ratio` is its part from
+`run` divided by its part from `method`, and `mixed` is its part from `mixed` divided by its part from `method`. All
+parts are those of means over images.
 """
 
 import time
@@ -50,7 +52,7 @@ WANTED = (0.93, 0.97)
 
 @dataclass(frozen=True)
 class Condition:
-    """A simulated metric, and the variances of runs and of `mixed` in parts of that of `method`."""
+    """A simulated metric, with the variances that `run` and `mixed` cause, relative to the one that `method` causes."""
 
     metric: str
     ratio: float
@@ -59,7 +61,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Plan:
-    """Size of the study."""
+    """Size of the study: numbers of tables, methods, images, replicates and resamples."""
 
     tables: int = 2000
     methods: int = 3
@@ -77,7 +79,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class SimulatedTable:
-    """Values (methods, replicates), their resampled values (…, B), and the expected value (methods,) of each method."""
+    """Values (methods, replicates), B resampled values of each (methods, replicates, B), expected values (methods,)."""
 
     values: np.ndarray
     samples: np.ndarray
@@ -85,12 +87,12 @@ class SimulatedTable:
 
 
 def conditions() -> list[Condition]:
-    """All conditions of the study."""
+    """List all conditions of the study."""
     return [Condition(metric, ratio, mixed) for metric in METRICS for mixed in MIXED for ratio in RATIOS]
 
 
 def simulate(plan: Plan, condition: Condition, counts: np.ndarray, draw: np.random.Generator) -> SimulatedTable:
-    """One table. `counts` (B, images) says how often each image is in each resample."""
+    """Draw one simulated table. `counts` (B, images) says how often each image is in each of the B resamples."""
     size, width = (plan.methods, plan.replicates, plan.images), METRICS[condition.metric]
     mean = 1 / np.sqrt(plan.images)
     far = FAR * mean * (1 + 0.1 * np.arange(plan.methods))
@@ -111,7 +113,7 @@ def simulate(plan: Plan, condition: Condition, counts: np.ndarray, draw: np.rand
 
 
 def gaps(table: SimulatedTable, metric: str) -> list[tuple[float, RunToRun]]:
-    """True difference of each method to the next one, and the measured difference in each replicate."""
+    """For each pair of neighbouring methods: the true difference, and the measured differences of all replicates."""
     shifted = np.stack(
         [
             [centred(METRIC_NAMES[metric], float(value), row) for value, row in zip(values, rows, strict=True)]
@@ -125,7 +127,11 @@ def gaps(table: SimulatedTable, metric: str) -> list[tuple[float, RunToRun]]:
 
 
 def measure(plan: Plan, number: int, condition: Condition, counts: np.ndarray) -> dict[str, Any]:
-    """Coverage of both kinds of intervals under one condition, and their mean lengths relative to that of images."""
+    """Count under one condition how many intervals contain the true difference, and measure their lengths.
+
+    This is done for the intervals of the tables and for intervals that resample images only. `length` is the length of
+    the former divided by that of the latter, as the median over the pairs of rows.
+    """
     draw = generator(plan.seed, Purpose.COVERAGE, number)
     contained, by_images, lengths = 0, 0, []
     for _ in range(plan.tables):
@@ -140,7 +146,10 @@ def measure(plan: Plan, number: int, condition: Condition, counts: np.ndarray) -
 
 
 def coverage_study(plan: Plan | None = None, *, chosen: Sequence[Condition] | None = None) -> dict[str, Any]:
-    """The study as JSON: the plan, the coverage under each condition, and whether all lie where they should."""
+    """Run the study.
+
+    Return as JSON the plan, the coverage under each condition, and whether all are between 93 and 97 %.
+    """
     plan, begin = plan or Plan(), time.perf_counter()
     counts = multiplicities(plan.images, plan.resamples)
     numbered = enumerate(conditions() if chosen is None else chosen)

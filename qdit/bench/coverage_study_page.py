@@ -1,4 +1,4 @@
-"""Page of the coverage study, made from the study's JSON."""
+"""Write the page of the coverage study from its JSON."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from qdit.core.files import write_text
 
 
 def write_page(study: Mapping[str, Any], page: Path) -> None:
-    """Write the Markdown page; equal studies give equal bytes."""
+    """Write the Markdown page from the study's JSON. Equal studies give equal bytes."""
     write_text(page, page_text(study))
 
 

@@ -1,4 +1,4 @@
-"""CPU time of resampled Fréchet distances by matrix roots and by expansion, on synthetic features."""
+"""Measure the CPU time of resampled Fréchet distances on synthetic features, by matrix roots and by an expansion."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +16,10 @@ DAMAGE = 0.2
 
 
 def lines(images: int, features: int, resamples: int) -> Iterator[str]:
-    """A line for FID and for FD-FP: seconds for all resamples, their ratio, and the ratio of the deviations."""
+    """Two lines of text, for FID and FD-FP: seconds for all resamples in both ways, and the ratio of these times.
+
+    They also give the ratio of the standard deviations that both ways find.
+    """
     if images <= features:
         raise ConfigError(f"{images} images of {features} features: an expansion needs more images; give --images")
     draw = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""Our linear against float32 in a process that is restricted to AVX2; `qdit bench kernels` starts it.
+"""Compare the speed of our linear with float32 in a process that may use AVX2 at most. `qdit bench kernels` starts it.
 
-`python -m qdit.bench.forced JSON` prints ratios as JSON. Environment variables of the process restrict every library to
-the instruction set.
+`python -m qdit.bench.forced JSON` prints the ratios as JSON. Environment variables of the process restrict every
+library to this instruction set.
 """
 
 import json
@@ -23,7 +23,10 @@ BITS = (4, 6)
 
 
 def ratios(question: dict[str, Any]) -> dict[str, Any]:
-    """Speed ratio of each of our bit widths to float32. Float32 is the faster one of torch and oneDNN."""
+    """Speed of our linear divided by that of float32, for each bit width.
+
+    The faster float32 of torch and oneDNN counts.
+    """
     single_thread()
     pairs: dict[int, list[tuple[Timing, Timing]]] = {bits: [] for bits in BITS}
     with torch.inference_mode():

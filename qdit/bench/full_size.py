@@ -1,7 +1,7 @@
-"""`qdit bench full-size`: time and peak memory of every step at the real shapes, each in its own process.
+"""`qdit bench full-size`: measure time and peak memory of every step at the real shapes, in a process for each step.
 
-`python -m qdit.bench.full_size JSON` runs one part and prints its results. The record keeps the commit and the load of
-each part, so that a part can be measured again alone.
+`python -m qdit.bench.full_size JSON` runs one part (one step) and prints its results. The record keeps the commit and
+the load of each part, so that a part can be measured again alone.
 """
 
 import json
@@ -48,7 +48,7 @@ FACT_TITLES = {
 
 
 def measure_part(name: str, folder: Path, *, scale: str = "full", threads: int = 1) -> dict[str, Any]:
-    """Run one part in its own process. Return its stages, facts, peak memory, time and machine.
+    """Run one part in a process of its own. Return its stages, facts, peak memory, time and machine.
 
     Raises DataError with the last printed line if the process failed.
     """
@@ -81,7 +81,10 @@ def measure(
     threads: int = 1,
     say: Callable[[str], None] = lambda _line: None,
 ) -> dict[str, Any]:
-    """Measure all parts, or the parts of `only`. The record is written after each part and keeps the other parts."""
+    """Measure the parts of `only`, or all parts. Return the record.
+
+    The record is written after each part. Parts that are not measured now keep their earlier values.
+    """
     known, part_names = list(parts()), list(only)
     if wrong := [name for name in part_names if name not in known]:
         raise DataError(f"part {wrong[0]!r}: allowed are {', '.join(known)}")
@@ -98,12 +101,12 @@ def measure(
 
 
 def seconds(entry: dict[str, Any], clock: str = "seconds") -> float:
-    """Sum over the stages of a part: wall time (`seconds`) or processor time (`cpu_seconds`)."""
+    """Time of a part, as the sum over its stages: wall time (`seconds`) or processor time (`cpu_seconds`)."""
     return sum(float(stage[clock]) for stage in entry["stages"])
 
 
 def line(name: str, entry: dict[str, Any]) -> str:
-    """One line about a part: time and peak memory."""
+    """One line of text about a part: its time and its peak memory."""
     return (
         f"{name}: {seconds(entry):.0f} s, {seconds(entry, 'cpu_seconds'):.0f} s of CPU,"
         f" peak {entry['peak_bytes'] / GIBIBYTE:.2f} GiB"
@@ -111,7 +114,7 @@ def line(name: str, entry: dict[str, Any]) -> str:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Table of the parts and their stages, then the facts that each part recorded."""
+    """Format a record as text: a table of the parts and their stages, then the facts that each part recorded."""
     found_parts = content["measured"]
     measured = {name: found_parts[name] for name in parts() if name in found_parts}
     rows = [row for name, entry in measured.items() for row in stage_rows(name, entry)]
@@ -155,9 +158,9 @@ def fact_tables(measured: dict[str, dict[str, Any]], style: str) -> list[str]:
 
 
 def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
-    """Table cells of the stages of a part.
+    """Rows of the table for one part: one row for each stage.
 
-    Load and commit, which are those of the whole part, stand in the first row.
+    Load and commit belong to the whole part and are only in its first row.
     """
     load_text = f"{entry['load']['before']:.1f}, {entry['load']['after']:.1f}"
     return [

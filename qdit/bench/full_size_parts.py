@@ -1,7 +1,7 @@
 """The parts of `qdit bench full-size`: every step of the paper profile at its real shapes, with random weights.
 
-Random weights have the real shapes, bytes, time and memory; their images mean nothing. Each part is a function of a
-folder and a `Scale`. It reads the files of earlier parts from the folder. It returns facts, which tests check.
+Random weights need the same time and memory as trained ones; only their images mean nothing. Each part is a function of
+a folder and a `Scale`. It reads the files of earlier parts from the folder. It returns facts, which tests check.
 """
 
 import dataclasses
@@ -62,8 +62,8 @@ SD_VAE = {
 class Scale:
     """Shapes and amounts of work. The defaults are DiT-XL/2's shapes and 16 calibration latents.
 
-    `shallow` is a model with two blocks, on which every method runs. `effort` holds options of the methods. They are so
-    small that a part measures only the cost of a step, not its result.
+    `shallow` is a model with two blocks, on which every method runs. `effort` holds options of the methods, so small
+    that a part measures only the cost of a step, not its result.
     """
 
     dit: DiTConfig = field(default_factory=DiTConfig)
@@ -79,15 +79,12 @@ class Scale:
 
     @property
     def shallow(self) -> DiTConfig:
-        """The configuration with the same width and two blocks."""
+        """Configuration of a model with the same width but only two blocks."""
         return dataclasses.replace(self.dit, depth=2)
 
     @property
     def protocol(self) -> Protocol:
-        """Protocol with few steps and no guidance.
-
-        With these values every kind of calibration set has `samples` latents.
-        """
+        """Protocol with few steps and without guidance. Every kind of calibration set then has `samples` latents."""
         return Protocol(steps=self.steps, cfg_scale=1.0, seed=SEED)
 
     @property
@@ -111,7 +108,7 @@ SCALES = {"full": FULL, "quick": QUICK}
 
 
 class Stages:
-    """Wall and CPU seconds of the stages of a part, and the peak memory of the process after each stage."""
+    """Measures the stages of a part: wall and CPU seconds, and the peak memory of the process after each stage."""
 
     def __init__(self) -> None:
         self.done: list[dict[str, Any]] = []
@@ -125,7 +122,7 @@ class Stages:
 
 
 def random_dit(config: DiTConfig) -> DiT:
-    """A DiT with random weights of standard deviation 1/√inputs and small biases. So every layer has an effect."""
+    """Build a DiT with random weights (standard deviation 1/√inputs) and small biases: every layer has an effect."""
     draw = torch.Generator().manual_seed(SEED)
     with torch.device("meta"):
         model = DiT(config)
@@ -175,7 +172,7 @@ def import_diffusers(folder: Path, _scale: Scale, stage: Stages) -> Facts:
 
 
 def calibrate(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """Sample trajectories of the whole model; write the calibration set for GPTQ."""
+    """Sample trajectories of the whole model, and write the calibration set for GPTQ."""
     path = folder / "trajectory.safetensors"
     with stage("calibrate"):
         calibrate_weights_file(
@@ -210,7 +207,8 @@ def quantize_whole(folder: Path, scale: Scale, stage: Stages, *, method: str) ->
 def denoising_step(folder: Path, scale: Scale, stage: Stages, *, method: str, input_size: int | None = None) -> Facts:
     """Load a checkpoint and take one guided DDIM step for one image.
 
-    Another `input_size` uses the same tensors, because a checkpoint does not hold the positions.
+    `input_size` may be another than the checkpoint's: a checkpoint does not hold the positions, so its tensors fit any
+    size.
     """
     source = folder / method
     if input_size is not None:
@@ -232,12 +230,12 @@ def denoising_step(folder: Path, scale: Scale, stage: Stages, *, method: str, in
 
 
 def larger_step(folder: Path, scale: Scale, stage: Stages) -> Facts:
-    """`denoising_step` for an image with twice the side."""
+    """Take the step of `denoising_step` for an image of twice the side."""
     return denoising_step(folder, scale, stage, method="rtn", input_size=scale.larger_input)
 
 
 def at_input_size(source: Path, target: Path, input_size: int) -> Path:
-    """Copy a checkpoint and give it the configuration for latents of another size; the tensors are the same."""
+    """Copy a checkpoint to `target` with a configuration for latents of another size. The tensors stay the same."""
     target.mkdir(exist_ok=True)
     config = read_json(source / CONFIG_FILE)
     config["model"]["config"]["input_size"] = input_size
@@ -317,7 +315,7 @@ Part = Callable[[Path, Scale, Stages], Facts]
 
 
 def parts() -> dict[str, Part]:
-    """Every part by name. Each part stands after the parts whose files it reads."""
+    """Name → function of every part. A part comes after those whose files it reads."""
     named: dict[str, Part] = {
         "weights": make_weights,
         "import-pt": import_pt,

@@ -1,4 +1,4 @@
-"""Goals of the project for speed and memory, and the check whether a measured value meets them (docs/benchmarks.md)."""
+"""The project's goals for speed and memory, and the check whether a measured value meets them (docs/benchmarks.md)."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -8,7 +8,7 @@ Verdict = Literal["met, ambitious", "met", "missed", "not applicable", "not meas
 
 @dataclass(frozen=True)
 class Goal:
-    """A goal: the required value and a better, ambitious one. With `at_most` smaller values are better."""
+    """A goal: `must` is the required value, `ambitious` a better one. With `at_most`, smaller values are better."""
 
     name: str
     must: float
@@ -16,7 +16,7 @@ class Goal:
     at_most: bool = False
 
     def verdict(self, value: float) -> Verdict:
-        """Say whether a value meets this goal."""
+        """Verdict about a value: "met, ambitious", "met" or "missed"."""
         if self.ambitious is not None and self._reaches(value, self.ambitious):
             return "met, ambitious"
         return "met" if self._reaches(value, self.must) else "missed"
@@ -27,7 +27,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Judged:
-    """A goal with our measured value. `value` is None if there is none; then `why` gives the reason."""
+    """A goal, our measured value and the verdict. Without a value, `value` is None and `why` gives the reason."""
 
     goal: Goal
     verdict: Verdict
@@ -37,26 +37,29 @@ class Judged:
 
     @classmethod
     def measured(cls, goal: Goal, value: float, medians: float | None = None) -> "Judged":
-        """Judge a ratio of shortest times. `medians` is the ratio of the medians, for comparison."""
+        """Compare a measured ratio of shortest times with its goal.
+
+        `medians`, the ratio of the medians, is only recorded.
+        """
         return cls(goal, goal.verdict(value), value, medians)
 
     @classmethod
     def without(cls, goal: Goal, verdict: Literal["not applicable", "not measured"], why: str) -> "Judged":
-        """A goal without a measured value, and the reason."""
+        """Record a goal that has no measured value, and the reason."""
         return cls(goal, verdict, why=why)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
+        """The fields as a plain dictionary, for JSON."""
         return asdict(self)
 
     @classmethod
     def of_dict(cls, record: dict[str, Any]) -> "Judged":
-        """The inverse of `to_dict`."""
+        """Read the result of `to_dict` again."""
         return cls(**{**record, "goal": Goal(**record["goal"])})
 
 
 def shortfall(judged: list[Judged]) -> list[str]:
-    """One line for each goal that was missed or has no value. A report ends with these lines."""
+    """One line of text for each goal that was missed or has no value. A report ends with these lines."""
     missed = [j for j in judged if j.verdict == "missed"]
     lines = [f"missed: {j.goal.name}: {j.value:.2f}, goal {limit(j.goal, j.goal.must)}" for j in missed]
     absent = [j for j in judged if j.verdict in ("not measured", "not applicable")]
@@ -64,5 +67,5 @@ def shortfall(judged: list[Judged]) -> list[str]:
 
 
 def limit(goal: Goal, value: float | None) -> str:
-    """Text of a limit: `≥ 2.30`."""
+    """Format the limit that a goal sets as text: `≥ 2.30`."""
     return "–" if value is None else f"{'≤' if goal.at_most else '≥'} {value:.2f}"

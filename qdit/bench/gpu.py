@@ -1,4 +1,4 @@
-"""`qdit bench gpu`: measures a GPU in eleven sections. If a section fails, the others still run."""
+"""`qdit bench gpu`: measure a GPU in eleven sections. If a section fails, the others still run."""
 
 import re
 import time
@@ -52,7 +52,10 @@ def measure(
     sections: Sequence[str] = (),
     say: Callable[[str], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """Run the sections, by default all, and judge the goals; ConfigError for an unknown section or an absent device."""
+    """Measure the named sections, or all, and compare with the goals. Return the record.
+
+    ConfigError for an unknown section or an absent device. `quick` takes tiny sizes, which only check that it works.
+    """
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
@@ -75,7 +78,7 @@ def measure(
 
 
 def run_section(name: str, scale: Scale) -> dict[str, Any]:
-    """Result of a section with its seconds, or the key `failed` with the end of its traceback."""
+    """Measure one section: its values and its seconds. If it fails, `failed` holds the end of the traceback instead."""
     start = time.perf_counter()
     try:
         measured = SECTIONS[name](scale)
@@ -86,12 +89,12 @@ def run_section(name: str, scale: Scale) -> dict[str, Any]:
 
 
 def record_path(content: dict[str, Any]) -> Path:
-    """Path of a record, from the name of the card, for example `results/gpu/NVIDIA-H100-80GB-HBM3.json`."""
+    """Path of a record, made from the name of the GPU: for example `results/gpu/NVIDIA-H100-80GB-HBM3.json`."""
     return FOLDER / f"{re.sub('[^A-Za-z0-9.]+', '-', content['device']).strip('-')}.json"
 
 
 def judge(measured: dict[str, Any], scale: Scale) -> Iterator[Judged]:
-    """Every goal with its value; goals of speed hold on an H100 or H200 at full size only."""
+    """Every goal with its value and verdict. Goals of speed apply only to an H100 or H200 at full size."""
     applies = not scale.quick and any(card in scale.card for card in JUDGED_CARDS)
     for goal, value in correctness(measured):
         yield _judged(goal, value, applies=True)
@@ -108,7 +111,7 @@ def _judged(goal: Goal, value: float | None, *, applies: bool) -> Judged:
 
 
 def correctness(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
-    """Goals that do not depend on the device, each with its value: wrong cases, and the difference to the CPU."""
+    """Goals that hold on every device, with their values: number of wrong kernel cases, and difference to the CPU."""
     kernels, methods, pipeline = (measured.get(name, {}) for name in ("correct", "methods", "pipeline"))
     wrong = None if "wrong" not in kernels else float(len(kernels["wrong"]))
     yield Goal("kernels that differ from the reference", 0, at_most=True), wrong
@@ -123,7 +126,7 @@ def correctness(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]
 
 
 def speeds(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
-    """Goals of speed."""
+    """Goals of speed, with their values and verdicts."""
     shapes = [times for name, times in measured.get("speed", {}).items() if isinstance(times, dict)]
     for name, must in {**{f"g{size}": must for size, must in LINEAR_GOALS.items()}, CHANNEL: CHANNEL_GOAL}.items():
         pairs = [(times.get("bfloat16"), times.get(name)) for times in shapes]
@@ -149,7 +152,7 @@ def _number(section: dict[str, Any], name: str, key: str) -> float | None:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: the values of each section, then each goal with its verdict, then the missed goals."""
+    """Format a record as text: the values of each section, then each goal with its verdict, then the missed goals."""
     rows = [
         [section, name, shown] for section, values in content["measured"].items() for name, shown in lines_of(values)
     ]
@@ -161,7 +164,7 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
 
 
 def lines_of(values: dict[str, Any]) -> Iterable[tuple[str, str]]:
-    """(name, value) of each entry of a section, as text in one line."""
+    """Format the entries of a section as (name, value), each value as text in one line."""
     for name, value in values.items():
         entries = value.items() if isinstance(value, dict) else [("", value)]
         yield name, "; ".join(f"{key} {_short(number)}".strip() for key, number in entries).replace("|", "/")

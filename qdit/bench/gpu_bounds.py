@@ -1,6 +1,6 @@
-"""`qdit bench gpu-code`: instructions of the grouped linear on a Hopper GPU, and the speed that they allow.
+"""`qdit bench gpu-code`: count the instructions of the grouped linear on a Hopper GPU, and bound its speed.
 
-No GPU is needed. Triton compiles the kernels for compute capability 9.0; the instructions of the loop over groups are
+No GPU is needed. Triton compiles the kernels for compute capability 9.0. The instructions of the loop over groups are
 counted in the machine code (`qdit.bench.gpu_code`).
 """
 
@@ -21,7 +21,10 @@ ROWS, COLUMNS = 64, 128
 
 
 def measure(command: str, sizes: tuple[int, ...] = (32, 64, 96, 128, 192, 288)) -> dict[str, Any]:
-    """Count the instructions of each form of the kernel, for groups of these sizes; ConfigError without Triton."""
+    """Count the instructions of each form (variant) of the kernel, for groups of these sizes.
+
+    ConfigError without Triton.
+    """
     try:
         from qdit.bench import gpu_code
     except ImportError as problem:
@@ -41,7 +44,10 @@ def measure(command: str, sizes: tuple[int, ...] = (32, 64, 96, 128, 192, 288)) 
 
 
 def forms(size: int) -> list[tuple[str, int, dict[str, Any]]]:
-    """(name, bytes of a group, options of the kernel) of each form: W4, output in half precision and in float32."""
+    """List (name, bytes of a group, kernel options) of each form of the W4 kernel for groups of `size` inputs.
+
+    The forms differ in how they treat zero points, and in the output: half precision or float32.
+    """
     from qdit.kernels.triton_linear import PART
     from qdit.kernels.triton_weight import STEP, padded_for, padded_size
 
@@ -59,7 +65,7 @@ def forms(size: int) -> list[tuple[str, int, dict[str, Any]]]:
 
 
 def entry(size: int | str, form: str, pairs: int, loop: Any, tensor: int) -> dict[str, Any]:
-    """Counts of one form. `pairs` products are useful, padding is not."""
+    """Entry of the record for one form. `pairs` counts useful products per group, without those of the padding."""
     most = pairs / 4096 / max(loop.instructions, tensor)
     return {
         "size": size,
@@ -74,7 +80,7 @@ def entry(size: int | str, form: str, pairs: int, loop: Any, tensor: int) -> dic
 
 
 def judge(measured: list[dict[str, Any]]) -> list[Judged]:
-    """Whether the bound of the form that is used allows the goals of `qdit bench gpu`."""
+    """Compare the speed bound of the kernel form that `qdit bench gpu` runs with the goals of that benchmark."""
     bounds = {row["size"]: row["times bf16"] for row in measured if row["form"].endswith("used")}
     pairs: list[tuple[int | str, float]] = [*LINEAR_GOALS.items(), (CHANNEL, CHANNEL_GOAL)]
     goals = dict(pairs)
@@ -93,7 +99,7 @@ COUNTS = ["instructions", "for scaling", "tensor cycles", "registers", "bound", 
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: the counts, and which goals the bounds allow."""
+    """Format a record as text: the counted instructions, and which goals the bounds allow."""
     rows = [
         [
             str(row["size"]),

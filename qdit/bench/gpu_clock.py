@@ -1,4 +1,7 @@
-"""Time and memory of calls on a device; on a GPU by its own clock, with launches that overlap."""
+"""Measure time and memory of calls on a device.
+
+A GPU times a series of calls by its own clock. The calls are launched without waiting for each other.
+"""
 
 import time
 from collections.abc import Callable
@@ -10,7 +13,7 @@ import torch
 
 @dataclass(frozen=True)
 class Scale:
-    """The device of `qdit bench gpu`, and whether it runs at tiny sizes, which only check that it works."""
+    """The device of `qdit bench gpu`. `quick` takes tiny sizes, which only check that the benchmark works."""
 
     device: str = "cuda"
     quick: bool = False
@@ -22,7 +25,7 @@ class Scale:
 
     @property
     def card(self) -> str:
-        """Name of the device, as the driver gives it."""
+        """Name of the device, as its driver reports it."""
         return torch.cuda.get_device_name() if self.is_cuda else self.device
 
     def wait(self) -> None:
@@ -31,13 +34,16 @@ class Scale:
             torch.cuda.synchronize()
 
     def free(self) -> None:
-        """Give memory that is not used back to the device."""
+        """Give the memory that torch holds but does not use back to the device."""
         if self.is_cuda:
             torch.cuda.empty_cache()
 
 
 def milliseconds(scale: Scale, call: Callable[[], Any], repeats: int = 20, warm: int = 3) -> float:
-    """Milliseconds of a call, by events of the device around `repeats` calls; the least of three rounds."""
+    """Milliseconds of one call: the mean over `repeats` calls, in the shortest of three such rounds.
+
+    A GPU measures the time by its own events.
+    """
     for _ in range(warm if scale.is_cuda else 1):
         call()
     scale.wait()
@@ -57,7 +63,7 @@ def milliseconds(scale: Scale, call: Callable[[], Any], repeats: int = 20, warm:
 
 
 def wall(scale: Scale, call: Callable[[], Any]) -> float:
-    """Milliseconds of one call by the wall clock, with Python, launches and the wait for the device."""
+    """Milliseconds of one call by the wall clock. This includes Python, launches and the wait for the device."""
     scale.wait()
     start = time.perf_counter()
     call()
@@ -66,7 +72,7 @@ def wall(scale: Scale, call: Callable[[], Any]) -> float:
 
 
 def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
-    """Result of a call, and the peak memory of the device in GiB; 0 on a CPU."""
+    """Result of a call, and the peak memory of the device in GiB during it. On a CPU the memory is given as 0."""
     if scale.is_cuda:
         torch.cuda.reset_peak_memory_stats()
     result = call()
@@ -75,7 +81,7 @@ def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def attempt(call: Callable[[], Any]) -> Any:
-    """Result of a call, or the text of its error. So a part of a section that fails does not stop the others."""
+    """Result of a call, or the text of its error, so that a failure does not stop the rest of a section."""
     try:
         return call()
     except Exception as problem:

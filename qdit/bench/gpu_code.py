@@ -1,4 +1,4 @@
-"""Machine code of the Triton kernels without a GPU: instructions of a group of the grouped linear, and its bound.
+"""Machine code of the Triton kernels, without a GPU: instructions per group in the grouped linear, and a speed bound.
 
 A multiprocessor has four schedulers; each issues one instruction of a warp of 32 threads in a cycle. A program of 64 ×
 128 outputs has four warps. Its tensor cores multiply 4096 pairs of 8-bit numbers in a cycle. So a group takes at least
@@ -39,9 +39,9 @@ def compiled_for(
     warps: int = 4,
     stages: int = 3,
 ) -> Any:
-    """The kernel compiled for a compute capability (90 is Hopper).
+    """Compile a kernel for a compute capability (90 is Hopper).
 
-    Pointers are floats unless `types` says otherwise, and aligned as torch allocates them.
+    Pointers are to floats unless `types` says otherwise. They are aligned as torch allocates them.
     """
     signature = {name: "constexpr" if name in constants else types.get(name, FLOATS) for name in kernel.arg_names}
     aligned = {
@@ -65,7 +65,7 @@ def compiled_linear(
     output: str = FLOATS,
     blocks: Blocks | None = None,
 ) -> Any:
-    """The linear kernel compiled for groups that take `padded` bytes, in blocks for many rows."""
+    """Compile the grouped linear kernel for groups that take `padded` bytes, with the block sizes for many rows."""
     blocks = blocks or triton_linear.choose_blocks(8192, 1152, padded)
     constants = {
         "PADDED": padded,
@@ -85,7 +85,7 @@ def compiled_linear(
 
 
 def compiled_channels(capability: int, *, output: str = FLOATS) -> Any:
-    """The linear kernel of one range for each token and channel, compiled in blocks for many rows."""
+    """Compile the linear kernel for one range per token and output channel, with the block sizes for many rows."""
     blocks = channel_blocks(large=capability // 10 in triton_channel.LARGE)
     constants = {
         "SUMS": True,
@@ -102,7 +102,7 @@ def compiled_channels(capability: int, *, output: str = FLOATS) -> Any:
 
 
 def tool_output(kernel: Any, tool: str, *flags: str) -> str:
-    """What a program of Triton's package prints about the machine code of a kernel."""
+    """Run a program of Triton's package on the machine code of a kernel, and return what it prints."""
     program = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.TemporaryDirectory(prefix="qdit-gpu-code-") as folder:
         binary = Path(folder, "kernel.cubin")
@@ -113,7 +113,10 @@ def tool_output(kernel: Any, tool: str, *flags: str) -> str:
 
 @dataclass(frozen=True)
 class Loop:
-    """Instructions of the loop over groups, in one warp, and what it uses; `spills` move registers to memory."""
+    """What the kernel's loop over groups needs: instructions of one warp, registers and shared memory.
+
+    `scaling` counts the instructions that apply scales, `spills` those that move registers to memory.
+    """
 
     instructions: int
     scaling: int
@@ -123,7 +126,10 @@ class Loop:
 
 
 def loop_of(kernel: Any) -> Loop:
-    """The innermost loop with products on tensor cores. ValueError if the machine code has none."""
+    """Find the innermost loop with tensor-core products in the machine code, and count it.
+
+    ValueError if there is none.
+    """
     code = tool_output(kernel, "cuobjdump", "-sass")
     lines = [(int(at, 16), text) for at, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(\S[^;]*);\s*/\*", code)]
     loops = []

@@ -1,4 +1,4 @@
-"""Sections of `qdit bench gpu` about the kernels: what the card reaches, correctness, and speed beside cuBLAS."""
+"""Sections of `qdit bench gpu` about kernels: the GPU's peak speeds, correctness, and speed compared with cuBLAS."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,7 +26,7 @@ FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def reached(scale: Scale) -> dict[str, Any]:
-    """Operations per second of square products, and bytes per second of a copy."""
+    """Measure the GPU's peak speeds: operations per second of square matrix products, bytes per second of a copy."""
     size = 256 if scale.quick else 8192
     measured: dict[str, Any] = {"torch": torch.__version__}
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
@@ -43,7 +43,7 @@ def reached(scale: Scale) -> dict[str, Any]:
 
 
 def selftest(scale: Scale) -> dict[str, Any]:
-    """Whether the Triton backend accepts this card, and its reason if not."""
+    """Say whether the Triton backend accepts this GPU. If not, `refusal` is the reason."""
     if not scale.is_cuda:
         return {"refusal": "the device is a CPU"}
     from qdit.kernels.triton_backend import refusal
@@ -52,7 +52,10 @@ def selftest(scale: Scale) -> dict[str, Any]:
 
 
 def correct(scale: Scale) -> dict[str, Any]:
-    """Kernels against the reference: every group size, ragged shapes, three types, W4, W6 and W8."""
+    """Compare the kernels with the reference: every group size, odd shapes, three float types, W4, W6 and W8.
+
+    Return the number of cases, the wrong cases, and the largest error as a share of its bound.
+    """
     sizes = (32, 96, 16, 36) if scale.quick else (*GROUPS, 16, 36, 576, 1152)
     if scale.quick:
         parts = [_checked(scale, sizes)]
@@ -138,7 +141,7 @@ def _quantizers(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tupl
 
 
 def speed(scale: Scale) -> dict[str, Any]:
-    """Milliseconds of the grouped linear, of cuBLAS, of an int8 product without scales, and of the quantizer alone."""
+    """Milliseconds of the grouped linear, cuBLAS, an int8 product without scales, and the input quantizer alone."""
     measured: dict[str, Any] = {}
     linears = ((96, 144),) if scale.quick else DIT_XL_LINEARS
     for rows, shapes in ((64, linears),) if scale.quick else ((25600, linears), (8192, linears)):
@@ -177,10 +180,11 @@ def _times(scale: Scale, rows: int, inputs: int, outputs: int) -> dict[str, Any]
 
 
 def inputs(scale: Scale) -> dict[str, Any]:
-    """Milliseconds of what comes before a linear: LayerNorm with modulation or GELU, and the quantizer behind it.
+    """Milliseconds of the operations before a linear: modulated LayerNorm or GELU, followed by the input quantizer.
 
-    `torch` is torch's operations and the quantizer, `two passes` our kernels, `fused` one kernel. They write codes for
-    the integer linear, or half precision for the simulated one.
+    They run in three ways. `torch` uses torch's operations and our quantizer, `two passes` uses a kernel of ours for
+    each, and `fused` is one kernel. Each way writes codes for the integer linear, or half-precision values for the
+    simulated one.
     """
     samples, tokens, width, size = (2, 4, 48, 16) if scale.quick else (100, 256, 1152, 128)
     x = torch.randn(samples, tokens, width, device=scale.device)

@@ -1,4 +1,4 @@
-"""Sections of `qdit bench gpu` about methods and commands: the same work on the device and on the CPU."""
+"""Sections of `qdit bench gpu` about methods and commands: both devices, GPU and CPU, do the same work."""
 
 import json
 import subprocess
@@ -41,7 +41,10 @@ WEIGHTS = Path("weights/dit-digits-natural.safetensors")
 
 
 def methods(scale: Scale) -> dict[str, Any]:
-    """Every method in both scopes: mean distance of the images of device and CPU, relative to their mean size."""
+    """Quantize by every method in both scopes on GPU and CPU, and compare the sampled images.
+
+    The value is the mean absolute difference of the images, divided by the mean absolute value of the CPU's images.
+    """
     there = random_on(scale, SMALL)
     models = (there, deepcopy(there).cpu())
     sets: dict[str, CalibrationSet] = {}
@@ -74,7 +77,7 @@ def _apart(models: tuple[DiT, DiT], sets: dict[str, CalibrationSet], name: str, 
 
 
 def pipeline(scale: Scale) -> dict[str, Any]:
-    """`calibrate`, `quantize`, `sample` and `features` of the digits' DiT, on the device and on the CPU."""
+    """Run `calibrate`, `quantize`, `sample` and `features` for the digits' DiT, on the device and on the CPU."""
     measured: dict[str, Any] = {}
     images = []
     count, steps = ("8", "4") if scale.quick else ("64", "20")
@@ -100,7 +103,7 @@ def pipeline(scale: Scale) -> dict[str, Any]:
 
 
 def commands(folder: Path, device: str, images: str, steps: str) -> list[list[str]]:
-    """Commands of the pipeline on one device."""
+    """Command lines of the pipeline on one device, in order."""
     weights, common = str(ROOT / WEIGHTS), ["--steps", steps, "--device", device]
     data, quantized, samples = (f"{folder}/{name}" for name in ("t.safetensors", "q", "s"))
     quantize_flags = ["--method", "q-dit", "--bits", "w4a8", "--options", '{"group_size": 16}', "--device", device]

@@ -32,7 +32,7 @@ ROUNDED = {"ptq4dit": "per-step", "tfmq-dm": "per-step"}
 
 
 def random_on(scale: Scale, config: DiTConfig) -> DiT:
-    """A DiT on the device, with random weights of standard deviation 1/√inputs, so that every layer has an effect."""
+    """Build a DiT on the device with random weights (standard deviation 1/√inputs). So every layer has an effect."""
     model = DiT(config).requires_grad_(False).eval().to(scale.device)
     generator = torch.Generator(scale.device).manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -42,7 +42,7 @@ def random_on(scale: Scale, config: DiTConfig) -> DiT:
 
 
 def in_half(scale: Scale, source: DiT, mode: str, group_size: int) -> DiT:
-    """A copy of the model for a mode. Linears are in half precision, or quantized at W4A8."""
+    """Copy the model for a mode. Its linears compute in half precision, or are quantized at W4A8."""
     if mode == PLAIN:
         return prepare_inference(round_linears(deepcopy(source), "float16"))
     rounded = round_linears(quantized(source, group_size=group_size).to(scale.device), "float16")
@@ -52,7 +52,10 @@ def in_half(scale: Scale, source: DiT, mode: str, group_size: int) -> DiT:
 
 
 def models(scale: Scale) -> dict[str, Any]:
-    """One forward pass of a batch in every mode, with and without fills of new memory; peak memory."""
+    """Measure time and peak memory of one forward pass of a batch in every mode.
+
+    On a GPU the pass is also timed as one CUDA graph, and while torch fills new memory (its deterministic setting).
+    """
     config, batch, size = (TINY, 2, 16) if scale.quick else (DiTConfig(), 50, 128)
     source = random_on(scale, config)
     cells = (batch, config.in_channels, config.input_size, config.input_size)
@@ -105,7 +108,10 @@ def _graphed(scale: Scale, call: Callable[[], Tensor], expected: Tensor) -> dict
 
 
 def sampling(scale: Scale) -> dict[str, Any]:
-    """Guided sampling of DiT-XL/2 in half precision: hours of 10,000 images in 100 steps."""
+    """Time guided sampling with DiT-XL/2 in half precision.
+
+    Return the hours that 10,000 images in 100 steps would take.
+    """
     config, images, steps, size = (TINY, 2, 2, 16) if scale.quick else (DiTConfig(), 50, 10, 128)
     source, protocol = random_on(scale, config), Protocol("ddim", steps, 1.5, 0, "float16")
 
@@ -121,7 +127,10 @@ def sampling(scale: Scale) -> dict[str, Any]:
 
 
 def rounding(scale: Scale) -> dict[str, Any]:
-    """GPTQ and learned rounding of two blocks of DiT-XL/2: seconds and memory, in float32 and in TensorFloat-32."""
+    """Measure GPTQ and learned rounding of two blocks of DiT-XL/2: seconds and memory.
+
+    Learned rounding is measured in float32 and in TensorFloat-32.
+    """
     config, size, iterations = (TINY, 16, 4) if scale.quick else (replace(DiTConfig(), depth=2), 128, 100)
     model, few = random_on(scale, config), Protocol("ddim", 4, 1.5, 0)
 
@@ -143,13 +152,16 @@ def rounding(scale: Scale) -> dict[str, Any]:
 
 
 def decoding(scale: Scale) -> dict[str, Any]:
-    """The VAE, Inception, and one forward pass of Open-Sora's STDiT3 on a clip of 51×240×426; random weights."""
+    """Measure the VAE, Inception, and one forward pass of Open-Sora's STDiT3 on a clip of 51×240×426.
+
+    Weights are random.
+    """
     parts = {"VAE": vae, "Inception": inception, "STDiT3": clip}
     return {name: attempt(partial(call, scale)) for name, call in parts.items()}
 
 
 def vae(scale: Scale) -> dict[str, float]:
-    """Milliseconds of an image; needs diffusers."""
+    """Milliseconds to decode one image with the VAE. It needs diffusers."""
     from diffusers import AutoencoderKL
 
     from qdit.bench.full_size_parts import SD_VAE
@@ -167,7 +179,7 @@ def vae(scale: Scale) -> dict[str, float]:
 
 
 def inception(scale: Scale) -> dict[str, float]:
-    """Milliseconds of an image of 256×256; needs torch-fidelity."""
+    """Milliseconds to compute Inception's features of one image of 256×256. It needs torch-fidelity."""
     from qdit.metrics.inception import AdmInception, InceptionExtractor
 
     extractor: Any = InceptionExtractor(AdmInception().eval(), "random", device=scale.device)
@@ -177,7 +189,7 @@ def inception(scale: Scale) -> dict[str, float]:
 
 
 def clip(scale: Scale) -> dict[str, Any]:
-    """Milliseconds of one forward pass of STDiT3 on a chunk of clips in bfloat16."""
+    """Milliseconds of one forward pass of STDiT3 on a batch of clips in bfloat16."""
     from qdit.models.stdit3 import STDiT3
 
     config = STDiT3Config(depth=1, hidden_size=96, num_heads=2) if scale.quick else STDiT3Config()

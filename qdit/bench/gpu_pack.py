@@ -1,6 +1,6 @@
-"""`make gpu-check`: one archive with what `qdit bench gpu` needs on a machine without a package index.
+"""`make gpu-check`: write an archive with all that `qdit bench gpu` needs on a machine without a package index.
 
-It imports nothing but the standard library, so that `python qdit/bench/gpu_pack.py` works before an installation.
+This file imports only the standard library, so that `python qdit/bench/gpu_pack.py` works before an installation.
 """
 
 import subprocess
@@ -24,13 +24,13 @@ PYTHONPATH=$PWD:$PWD/site python3 -m qdit bench gpu"""
 
 
 def files() -> list[Path]:
-    """Tracked files that travel, relative to the checkout."""
+    """Files of the repository that go into the archive, relative to the checkout."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [Path(name) for name in listed.split("\0") if name.startswith(FILES) and (ROOT / name).is_file()]
 
 
 def pack(out: Path) -> int:
-    """Write the archive and return its bytes; SystemExit if it is larger than `LIMIT`."""
+    """Write the archive and return its size in bytes. SystemExit if it is larger than `LIMIT`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(out, "w") as archive:
         for path in files():
@@ -45,7 +45,7 @@ def pack(out: Path) -> int:
 
 
 def main() -> None:
-    """Pack, and print the one command."""
+    """Write the archive, and print the one command to run on the other machine."""
     out = ROOT / ARCHIVE
     size = pack(out)
     sys.stdout.write(f"{out}: {size / 2**20:.1f} MiB\n\nBeside it, on a machine with a GPU, PyTorch and Triton:\n\n")

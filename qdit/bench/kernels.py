@@ -1,5 +1,6 @@
-"""`qdit bench kernels`: the grouped linear at DiT-XL/2's shapes, beside other libraries, goals and the processor's
-peak.
+"""`qdit bench kernels`: time the grouped linear at DiT-XL/2's shapes.
+
+The times are compared with those of other libraries, with the goals, and with the processor's peak.
 """
 
 import ctypes
@@ -39,7 +40,7 @@ AVX2: Limits = {4: (2.4,), 6: (2.1,)}
 
 @dataclass(frozen=True)
 class Size:
-    """Amount of work: layers, group sizes, numbers of rows (the first is the main one), and repeats of each."""
+    """Amount of work: layers, group sizes, numbers of rows (the goals are about the first), and repeats."""
 
     linears: tuple[tuple[int, int], ...] = DIT_XL_LINEARS
     groups: tuple[int, ...] = GROUP_SIZES
@@ -65,12 +66,12 @@ Key = tuple[int, tuple[int, int], str]
 
 
 def ours(bits: int, group_size: int) -> str:
-    """Name of our candidate for a bit width and group size."""
+    """Name of our linear for a bit width and a group size in the record."""
     return f"W{bits}A8 g{group_size}"
 
 
 def measure(size: Size, command: str) -> dict[str, Any]:
-    """Measure all candidates, compare them with the goals, and return the record."""
+    """Time our linears and the other libraries', compare with the goals, and return the record."""
     single_thread()
     rivals.load_first()
     before = load()
@@ -120,7 +121,7 @@ def _candidates(size: Size, o: Operands, *, main: bool, missing: dict[str, str])
 
 
 def peak_loop() -> Callable[[int, int], float] | None:
-    """A loop of the library with 8-bit dot products only. None without the library or on other processors."""
+    """A loop of 8-bit dot products only, which runs at the processor's peak. None if our library lacks it here."""
     backend_in_use = library.backend()
     if (
         backend_in_use.library is None
@@ -149,7 +150,10 @@ def _entry(key: Key, timing: Timing) -> dict[str, Any]:
 
 
 def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) -> Ratio | None:
-    """Speed of `candidate` relative to `rival`, over all layers; None if one of them was not measured."""
+    """Speed of `candidate` divided by that of `rival`, as geometric mean over the layers.
+
+    None if one was not measured.
+    """
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     try:
         return Ratio.of([(timings[rows, linear, rival], timings[rows, linear, candidate]) for linear in layers])
@@ -158,7 +162,10 @@ def ratio(timings: Mapping[Key, Timing], rows: int, rival: str, candidate: str) 
 
 
 def fraction_of_peak(timings: Mapping[Key, Timing], rows: int, candidate: str) -> Ratio | None:
-    """Our operations per second divided by those of the loop of dot products, over all layers."""
+    """Operations per second of our linear divided by those of `peak_loop`, which only computes dot products.
+
+    It is the geometric mean over the layers.
+    """
     loop = peak_loop()
     layers = dict.fromkeys(linear for r, linear, _ in timings if r == rows)
     if loop is None:
@@ -258,7 +265,7 @@ def _judge_gpu() -> Iterable[Judged]:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: speeds, then goals with verdicts, then missed goals."""
+    """Format a record as text: speeds, then goals with verdicts, then missed goals."""
     measured = content["measured"]
     lines = [*heading(content), ""]
     for rows in dict.fromkeys(entry["rows"] for entry in measured):

@@ -1,4 +1,4 @@
-"""`qdit bench latency`: the time of each layer of a block for each group size. A search can use it as its budget."""
+"""`qdit bench latency`: time each layer of a block at each group size. A search can use these times as costs."""
 
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from qdit.kernels.dispatch import grouped_linear
 
 
 def block_shapes(width: int) -> tuple[tuple[int, int], ...]:
-    """(inputs, outputs) of the four linears of a DiT block."""
+    """Shapes (inputs, outputs) of the four linears of a DiT block of this width."""
     return ((width, 3 * width), (width, width), (width, 4 * width), (4 * width, width))
 
 
@@ -29,7 +29,7 @@ def measure(
     activation_bits: int = 8,
     repeats: int = 15,
 ) -> dict[str, Any]:
-    """Measure the linears of a block in every group size. `qdit.search.latency.read_latency` reads this record."""
+    """Time the linears of a block at every group size. `qdit.search.latency.read_latency` reads the record."""
     if not groups or rows < 1:
         raise ConfigError(f"group sizes {list(groups)} and {rows} rows: at least one of each is needed")
     for size in groups:
@@ -63,7 +63,7 @@ def measure(
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: microseconds by layer and group size."""
+    """Format a record as text: microseconds of each layer at each group size."""
     measured = content["measured"]
     sizes = list(dict.fromkeys(entry["group_size"] for entry in measured))
     rows: dict[tuple[int, int], list[str]] = {}

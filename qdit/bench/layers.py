@@ -1,4 +1,4 @@
-"""Layers of the benchmarks: the shapes of DiT-XL/2's four linears, random operands and random packed weights."""
+"""Layers that the benchmarks time: shapes of DiT-XL/2's four linears, random operands and random packed weights."""
 
 from dataclasses import dataclass
 
@@ -28,14 +28,14 @@ class Operands:
 
 
 def operands(rows: int, inputs: int, outputs: int) -> Operands:
-    """Random operands: normal numbers, the same at every call."""
+    """Draw random operands of a linear: normal numbers, the same at every call."""
     generator = torch.Generator().manual_seed(rows + inputs + outputs)
     x, weight = (torch.randn(n, inputs, generator=generator) for n in (rows, outputs))
     return Operands(x, weight, torch.randn(outputs, generator=generator))
 
 
 def random_packed(inputs: int, outputs: int, group_size: int, bits: int) -> PackedWeight:
-    """A packed weight of random codes, scales and zero points."""
+    """Make a packed weight (in the kernels' memory layout) of random codes, scales and zero points."""
     generator = torch.Generator().manual_seed(bits)
     codes = torch.randint(2**bits, (outputs, inputs), generator=generator, dtype=torch.int16)
     shape = (outputs, inputs // group_size)

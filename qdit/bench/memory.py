@@ -1,4 +1,4 @@
-"""`qdit bench memory`: bytes of the weights, and peak memory of a process that runs a model, in every mode.
+"""`qdit bench memory`: bytes of the weights in every mode, and peak memory of a process that runs the model.
 
 Each mode runs in its own process: `python -m qdit.bench.memory JSON` prints its result.
 """
@@ -29,7 +29,7 @@ MEGABYTE = 1e6
 
 
 def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_SIZE) -> dict[str, Any]:
-    """Run a model once in every mode, each in a process of its own; return the record."""
+    """Run a model once in every mode, each in a process of its own. Return the record."""
     before = load()
     by_mode = {}
     for mode in SHOWN:
@@ -48,7 +48,7 @@ def measure(command: str, *, config: DiTConfig = MODEL, group_size: int = GROUP_
 
 
 def in_this_process(question: dict[str, Any]) -> dict[str, int]:
-    """Bytes of the block linears' weights in a mode, and by how much one forward pass raises the peak memory.
+    """Measure one mode: bytes of the block linears' weights, and how much one forward pass raises the peak memory.
 
     Every mode is made from the full-precision model, so this model is part of the peak in every mode.
     """
@@ -62,12 +62,15 @@ def in_this_process(question: dict[str, Any]) -> dict[str, int]:
 
 
 def weight_bytes(model: DiT) -> int:
-    """Bytes that the linears of the blocks hold: weights, their packed copies, scales and zero points."""
+    """Bytes that the linears of the blocks hold: weights, packed copies, scales and zero points."""
     return held_bytes(*model.blocks)
 
 
 def held_bytes(*models: nn.Module) -> int:
-    """Bytes of all tensors that modules hold: weights, packed copies, scales, zero points. Each counts once."""
+    """Bytes of all tensors that modules hold: weights, packed copies, scales, zero points.
+
+    A shared tensor counts once.
+    """
     tensors = {id(tensor): tensor for model in models for module in model.modules() for tensor in _tensors(module)}
     return sum(_bytes(tensor) for tensor in tensors.values())
 
@@ -84,13 +87,13 @@ def _bytes(tensor: Tensor) -> int:
 
 
 def peak_bytes() -> int:
-    """Peak memory of this process so far (largest resident set)."""
+    """Peak memory of this process so far, in bytes (largest resident set)."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: megabytes by mode, relative to full precision."""
+    """Format a record as text: megabytes in each mode, also relative to full precision."""
     by_mode = content["measured"]
     full = by_mode[FULL]
     rows = [

@@ -1,4 +1,4 @@
-"""One model in every mode: full precision, eager simulation, fused simulation, and integers."""
+"""One model in each mode: full precision, simulation by single torch operations (eager), fused simulation, integers."""
 
 from copy import deepcopy
 from functools import partial
@@ -23,10 +23,10 @@ MODES = (FULL, PLAIN, EAGER, SIMULATED, INTEGER)
 
 
 class EagerLinear(nn.Module):
-    """Simulated quantization as the papers' code does it: about ten elementwise operations on the input, then a linear.
+    """A linear with simulated quantization as in the papers' code: about ten elementwise operations, then a product.
 
-    The rule is that of Q-DiT's release: one range for each token and group. A range is at least 1e-5 wide and is not
-    extended to contain zero.
+    The quantizer is that of Q-DiT's release: one range for each token and group. A range is at least 1e-5 wide and is
+    not extended to contain zero.
     """
 
     def __init__(self, module: QuantizedLinear, *, group_size: int, bits: int) -> None:
@@ -44,7 +44,7 @@ class EagerLinear(nn.Module):
 
 
 def random_model(config: DiTConfig) -> DiT:
-    """A model with random weights. It is as fast as a trained model."""
+    """Build a model with random weights. It is as fast as a trained model."""
     generator = torch.Generator().manual_seed(0)
     model = DiT(config)
     for parameter in model.parameters():
@@ -53,9 +53,9 @@ def random_model(config: DiTConfig) -> DiT:
 
 
 def quantized(model: DiT, *, group_size: int, weight_bits: int = 4, activation_bits: int = 8) -> DiT:
-    """A copy of the model.
+    """Copy the model and quantize the linears of its blocks.
 
-    Weights of block linears are rounded to nearest in groups; inputs have dynamic ranges in groups.
+    Weights are rounded to nearest in groups; inputs have dynamic ranges in groups.
     """
     copied = deepcopy(model)
     granularity, ranges = Granularity("group", group_size), partial(minmax, symmetric=False)
@@ -69,7 +69,7 @@ def quantized(model: DiT, *, group_size: int, weight_bits: int = 4, activation_b
 
 
 def in_mode(model: DiT, mode: str, *, group_size: int, weight_bits: int = 4) -> DiT:
-    """A copy of a full-precision model in one of `MODES`."""
+    """Copy a full-precision model, and prepare the copy for one of `MODES`."""
     if mode == FULL:
         return prepare_inference(deepcopy(model))
     if mode == PLAIN:

@@ -1,4 +1,7 @@
-"""Record of a benchmark as Markdown. For the kernels also a figure: ratio and fraction of the peak by group size."""
+"""Write a benchmark's record as a Markdown page.
+
+For the kernels it also draws speed and fraction of the peak as SVG.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +28,7 @@ TEXTS: dict[str, Callable[..., str]] = {
 
 
 def text_of(content: dict[str, Any], *, style: str = "simple") -> str:
-    """The text of any record."""
+    """Format the record of any benchmark as text."""
     if content["bench"] not in TEXTS:
         raise DataError(f"benchmark {content['bench']!r}: allowed are {', '.join(TEXTS)}")
     try:
@@ -46,9 +49,10 @@ def write_page(content: dict[str, Any], prefix: Path) -> list[Path]:
 
 
 def write_into(content: dict[str, Any], page: Path) -> None:
-    """Replace the lines of a page between a mark and `<!-- end -->` by a record's text.
+    """Replace the lines of a page between a mark and `<!-- end -->` by text from a record.
 
-    The mark `<!-- bench NAME -->` gets the whole text; `<!-- goals NAME -->` gets the goals with their verdicts.
+    The mark `<!-- bench NAME -->` gets the whole text of the record. The mark `<!-- goals NAME -->` gets only the goals
+    with their verdicts.
     """
     text = page.read_text(encoding="utf-8")
     texts = {"bench": lambda: text_of(content, style="github"), "goals": lambda: goals_of(content)}
@@ -64,7 +68,7 @@ def write_into(content: dict[str, Any], page: Path) -> None:
 
 
 def goals_of(content: dict[str, Any]) -> str:
-    """Number of goals met, missed and not measured, and the table of them, of any record."""
+    """Format the goals of any record as text: how many are met, missed and not measured, and a table."""
     text_of(content)  # a record that is not whole is refused
     judged = judged_of(content)
     counts = {kind: sum(j.verdict.startswith(kind) for j in judged) for kind in ("met", "missed", "not")}
@@ -74,7 +78,10 @@ def goals_of(content: dict[str, Any]) -> str:
 
 
 def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]:
-    """Bits → group size → (speed relative to torch's float32, fraction of the peak), means over the layers."""
+    """Bits → group size → (speed divided by that of torch's float32, fraction of the peak).
+
+    Both are geometric means over the layers.
+    """
     measured = content["measured"]
     rows = measured[0]["rows"]
     speed = {(e["inputs"], e["outputs"], e["candidate"]): e["gops"] for e in measured if e["rows"] == rows}
@@ -96,7 +103,7 @@ def curves(content: dict[str, Any]) -> dict[str, dict[int, tuple[float, float]]]
 
 
 def draw(content: dict[str, Any], path: Path) -> None:
-    """Draw two panels over the group size: the curves, and the goals of W4A8 as steps."""
+    """Draw two panels over the group size, as SVG: speed and fraction of the peak. Marks show the goals of W4A8."""
     import matplotlib
 
     matplotlib.use("Agg")

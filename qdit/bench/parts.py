@@ -1,4 +1,4 @@
-"""What an input transform and a low-rank branch add to the grouped linear: in its kernel, and as torch operations."""
+"""Time what an input transform and a low-rank branch add to the grouped linear: in its kernel, and by torch."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -33,7 +33,7 @@ NAMES = {
 
 
 def measure(linears: Sequence[tuple[int, int]], groups: Sequence[int], rows: int, repeats: int) -> list[dict[str, Any]]:
-    """Entries of a record: each candidate's time at each layer and group size, W4A8."""
+    """Time each candidate at W4A8, for each layer and group size. Return the entries of the record."""
     entries = []
     for inputs, outputs in linears:
         o = operands(rows, inputs, outputs)
@@ -45,7 +45,10 @@ def measure(linears: Sequence[tuple[int, int]], groups: Sequence[int], rows: int
 
 
 def candidates(o: Operands, packed: PackedWeight) -> dict[str, Callable[[], Tensor]]:
-    """Candidates that are timed alternately at one layer; the plain product is the first."""
+    """Products that are timed alternately at one layer, by name.
+
+    The first is the linear without transform and branch.
+    """
     width, outputs = o.x.shape[1], len(o.bias)
     block = width & -width
     factor = torch.rand(width) + 0.5
@@ -69,7 +72,7 @@ def candidates(o: Operands, packed: PackedWeight) -> dict[str, Callable[[], Tens
 
 
 def text(entries: Sequence[Mapping[str, Any]], *, style: str) -> str:
-    """Time of each candidate ÷ time of the plain product of the same shape: geometric mean over the layers."""
+    """Format the entries as text: time of each candidate ÷ time of the plain linear, geometric mean over the layers."""
     groups = list(dict.fromkeys(entry["group_size"] for entry in entries))
     table = []
     for name, words in NAMES.items():

@@ -1,7 +1,8 @@
-"""Other libraries at the same shapes: torch's linears, OpenVINO and ONNX Runtime (oneDNN and ik_llama.cpp: next files).
+"""Other libraries at the same shapes: torch's linears, OpenVINO and ONNX Runtime.
 
-Each function returns a `Peer`, or raises `Missing` with the reason. If a library quantizes its input, it does so inside
-the call, as ours does. The names of the others say that they take codes.
+oneDNN and ik_llama.cpp are in files of their own. Each function returns a `Peer`, or raises `Missing` with the reason.
+If a library quantizes its input, it does so inside the timed call, as ours does. The names of the other libraries say
+that they take codes as input.
 """
 
 import warnings
@@ -17,7 +18,7 @@ from qdit.kernels.dense import DenseLinear
 
 
 def torch_peers(o: Operands) -> dict[str, Peer]:
-    """Torch's linears: float32 (MKL), float32 by oneDNN (packed weights), bfloat16, and int8 codes without scales."""
+    """Torch's linears by name: float32 (MKL), float32 by oneDNN (packed), bfloat16, and int8 codes without scales."""
     packed = DenseLinear(o.weight, o.bias)
     x16, weight16, bias16 = (t.bfloat16() for t in (o.x, o.weight, o.bias))
     expected = o.x.double() @ o.weight.double().T + o.bias.double()
@@ -35,7 +36,10 @@ def torch_peers(o: Operands) -> dict[str, Peer]:
 
 
 def dynamic_int8(o: Operands) -> Peer:
-    """torch's dynamic int8 linear: one range for the input, one for each output channel of the weight."""
+    """Torch's dynamic int8 linear.
+
+    It has one range for the whole input, and one for each output channel of the weight.
+    """
     engines = torch.backends.quantized.supported_engines
     if "onednn" not in engines:
         raise Missing(f"torch has no onednn engine for quantized linears (it has {', '.join(engines)})")
@@ -51,7 +55,7 @@ def dynamic_int8(o: Operands) -> Peer:
 
 
 def openvino_grouped(o: Operands, group_size: int) -> Peer:
-    """OpenVINO: 4-bit weights with zero points in groups. Inputs are quantized symmetrically, per token and group."""
+    """OpenVINO's linear: 4-bit weights with zero points in groups. Inputs have symmetric ranges per token and group."""
     try:
         import numpy as np
         import openvino as ov
@@ -86,7 +90,10 @@ def openvino_grouped(o: Operands, group_size: int) -> Peer:
 
 
 def onnxruntime_grouped(o: Operands, group_size: int) -> Peer:
-    """ONNX Runtime's MatMulNBits at accuracy level 4: 4-bit weights with zero points, inputs symmetric per block."""
+    """ONNX Runtime's MatMulNBits at accuracy level 4: 4-bit weights with zero points.
+
+    Inputs have symmetric ranges per block.
+    """
     try:
         import onnx
         import onnxruntime

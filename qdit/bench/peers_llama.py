@@ -1,4 +1,4 @@
-"""ik_llama.cpp's product of 4-bit weights (Q4_0 and Q4_1), called by its C interface.
+"""Product of 4-bit weights (Q4_0 and Q4_1) by ik_llama.cpp, called through its C interface.
 
 Both formats have groups of 32. Q4_1 has a scale and a lowest value for each group, so it can hold zero points; Q4_0 has
 a scale only. The library quantizes its input symmetrically in groups of 32. The product has no bias.
@@ -26,13 +26,13 @@ SPARE = 1 << 22
 
 
 class Parameters(ctypes.Structure):
-    """`ggml_init_params`."""
+    """The C structure `ggml_init_params`."""
 
     _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no_alloc", ctypes.c_bool))
 
 
 class Plan(ctypes.Structure):
-    """`ggml_cplan`."""
+    """The C structure `ggml_cplan`."""
 
     _fields_ = (
         ("work_size", ctypes.c_size_t),
@@ -45,7 +45,7 @@ class Plan(ctypes.Structure):
 
 @cache
 def library() -> ctypes.CDLL:
-    """The library of the package ik-llama-cpp-python; Missing without it."""
+    """Load the library of the package ik-llama-cpp-python. Raises Missing if it is not installed."""
     package = find_spec("ik_llama_cpp")
     folders: Sequence[str] = [] if package is None else package.submodule_search_locations or []
     paths = [path for folder in folders for path in Path(folder, "lib").glob("libggml.*")]
@@ -70,7 +70,10 @@ def library() -> ctypes.CDLL:
 
 
 def blocks(name: str, codes: Tensor, low: Tensor, scale: Tensor) -> Tensor:
-    """Bytes of a weight: scale (float16), for Q4_1 the lowest value (float16), and the codes i and i + 16 in byte i."""
+    """Bytes of a weight in the library's format, block by block (32 inputs of one output channel).
+
+    A block is the scale (float16), for Q4_1 the lowest value (float16), and 16 bytes: byte i holds codes i and i + 16.
+    """
     halves = [scale.half().view(torch.uint8)]
     if name == "Q4_1":
         halves.append(low.half().view(torch.uint8))
@@ -79,7 +82,7 @@ def blocks(name: str, codes: Tensor, low: Tensor, scale: Tensor) -> Tensor:
 
 
 class Product:
-    """A graph with one product, and the memory that it needs."""
+    """A computation graph of the library with one product, and the memory that it needs."""
 
     def __init__(self, ggml: ctypes.CDLL, x: Tensor, weight: Tensor, outputs: int, name: str) -> None:
         rows, inputs = x.shape
@@ -102,7 +105,7 @@ class Product:
         self.ggml.ggml_graph_compute(self.graph, ctypes.byref(self.plan))
 
     def read(self, _: object) -> Tensor:
-        """The product (rows, outputs)."""
+        """The computed product (rows, outputs) as a tensor."""
         result = torch.empty(self.shape)
         ctypes.memmove(result.data_ptr(), self.ggml.ggml_get_data(self.product), result.nbytes)
         return result
@@ -112,7 +115,7 @@ class Product:
 
 
 def ik_llama(o: Operands, name: str) -> Peer:
-    """ik_llama.cpp's product with weights in the format `Q4_0` or `Q4_1`."""
+    """Product of ik_llama.cpp with weights in the format `name`: `Q4_0` or `Q4_1`."""
     ggml = library()
     codes, zero_point, scale = random_codes(o, GROUP_SIZE)
     if name == "Q4_0":

@@ -1,9 +1,9 @@
-"""oneDNN's product of 8-bit codes and 4-bit weights with scales and zero points in groups, by its C interface.
+"""oneDNN's product of 8-bit codes and 4-bit weights, with scales and zero points in groups, through its C interface.
 
-This is the scheme of this project, but for the quantization of the input, which the caller must do: so the time of the
-peer does not hold it. Its weights stay in plain order: release 3.13 has no code that brings 4-bit weights into another
-one. The package `onednn` of PyPI is built for SYCL. It needs an OpenCL driver for the processor
-(package `intel-opencl-rt`), and the variables LD_LIBRARY_PATH and OCL_ICD_FILENAMES must name its files.
+This is the quantization scheme of this project. But the caller quantizes the input, so the measured time does not
+include that. The weights stay in plain order: release 3.13 cannot bring 4-bit weights into a faster order. The package
+`onednn` of PyPI is built for SYCL. It needs an OpenCL driver for the processor (package `intel-opencl-rt`), and the
+variables LD_LIBRARY_PATH and OCL_ICD_FILENAMES must name its files.
 """
 
 import ctypes
@@ -33,13 +33,13 @@ Pointer = ctypes.c_void_p
 
 
 class Argument(ctypes.Structure):
-    """`dnnl_exec_arg_t`."""
+    """The C structure `dnnl_exec_arg_t`."""
 
     _fields_ = (("number", ctypes.c_int), ("memory", ctypes.c_void_p))
 
 
 class Dnnl:
-    """The library with an engine and a stream for the processor."""
+    """The oneDNN library, with an engine and a stream for the processor."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -57,33 +57,33 @@ class Dnnl:
             raise Missing(f"oneDNN refuses {name} ({STATUS.get(status, f'status {status}')})")
 
     def create(self, name: str, *arguments: Any) -> Pointer:
-        """What `dnnl_<name>` writes to its first argument."""
+        """Call the C function `dnnl_<name>`, and return the object that it writes to its first argument."""
         handle = Pointer()
         self(name, ctypes.byref(handle), *arguments)
         return handle
 
     def layout(self, shape: Sequence[int], kind: int) -> Pointer:
-        """The layout of a matrix (rows, columns): rows one after another."""
+        """Memory layout of a matrix (rows, columns) in row-major order."""
         return self.create("memory_desc_create_with_strides", 2, sizes(shape), kind, sizes((shape[1], 1)))
 
     def memory(self, layout: Pointer, values: Tensor) -> Pointer:
-        """A tensor's bytes as memory of the library."""
+        """Memory object of the library that holds the bytes of a tensor."""
         return self.create("memory_create", layout, self.engine, Pointer(values.data_ptr()))
 
     def run(self, primitive: Pointer, arguments: "ctypes.Array[Argument]") -> None:
-        """Execute and wait."""
+        """Execute a primitive (one operation of the library) and wait for its end."""
         self("primitive_execute", primitive, self.stream, len(arguments), arguments)
         self("stream_wait", self.stream)
 
 
 def sizes(values: Sequence[int]) -> "ctypes.Array[ctypes.c_int64]":
-    """Whole numbers as the library takes them: at most 12."""
+    """Whole numbers in an array of 12, as the C interface takes sizes."""
     return (ctypes.c_int64 * 12)(*values)
 
 
 @cache
 def library() -> Dnnl:
-    """oneDNN with grouped scales: the file that QDIT_ONEDNN names, or the one of this Python's environment."""
+    """Load a oneDNN that supports grouped scales: the file that QDIT_ONEDNN names, or the one of this environment."""
     path = os.environ.get(VARIABLE) or str(Path(sys.prefix, "lib", "libdnnl.so.3"))
     if not Path(path).is_file():
         raise Missing(f"onednn is not installed (no {path}; {VARIABLE} can name the library)")
@@ -91,7 +91,7 @@ def library() -> Dnnl:
 
 
 def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
-    """oneDNN: codes of 8 bits times codes of 4 bits, scales in groups, zero points of weights and of inputs."""
+    """oneDNN's product of 8-bit and 4-bit codes, with scales in groups and zero points of weights and inputs."""
     dnnl = library()
     (outputs, inputs), rows = o.weight.shape, len(o.x)
     codes, zero_point, scale = random_codes(o, group_size)
@@ -147,7 +147,7 @@ def grouped(o: Operands, group_size: int, *, input_zeros: bool = True) -> Peer:
 
 
 def grouped_attributes(dnnl: Dnnl, kinds: dict[int, int], group_size: int) -> Pointer:
-    """Attributes of a product with the scales and zero points among the arguments: `kinds` is number → data type."""
+    """Attributes that declare the scales and zero points of a product. `kinds` maps argument number → data type."""
     attributes = dnnl.create("primitive_attr_create")
     for number, kind in kinds.items():
         if number > BIAS:
@@ -158,7 +158,7 @@ def grouped_attributes(dnnl: Dnnl, kinds: dict[int, int], group_size: int) -> Po
 
 
 def refuse_reference(dnnl: Dnnl, description: Pointer) -> None:
-    """Raise Missing if the library would compute with its reference code, a thousand times slower than the rest."""
+    """Raise Missing if the library would use its reference code, which is a thousand times slower than the rest."""
     name = ctypes.c_char_p()
     dnnl("primitive_desc_query", description, IMPLEMENTATION, 0, ctypes.byref(name))
     text = (name.value or b"").decode()

@@ -40,19 +40,19 @@ CONSISTENT = 0.95
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A row of a run: its folder and its record."""
+    """A row that was measured in a run: its folder and its record."""
 
     folder: Path
     record: MetricsRecord
 
     @property
     def images(self) -> int:
-        """Number of images."""
+        """Number of images of the row."""
         return int(self.record.protocol["images"])
 
     @property
     def group(self) -> tuple[str, ...]:
-        """Setting, form, scope and bits: what rows of one comparison share."""
+        """Setting, form, scope and bits. Only rows that agree in all four are compared."""
         run = self.record.of
         return run.setting, run.form, run.scope, run.bits
 
@@ -63,12 +63,12 @@ class MeasuredRow:
 
 
 def metrics_studied() -> tuple[str, ...]:
-    """FID and all paired metrics of images that have resampled values."""
+    """Names of FID and of all paired metrics of images that have resampled values."""
     return metric_names(lambda m: of_images(m) and bool(m.resampled) and (m.paired or m.name == "fid"))
 
 
 def rows_of(results: Path) -> list[MeasuredRow]:
-    """Measured rows of images below a results folder, in the order of their paths. Of replicates only number 0."""
+    """Find the measured rows of images in a results folder, in the order of their paths. Only replicate 0 counts."""
     rows = []
     for path in sorted((results / "runs").glob(f"*/*/*/*/{FILE}")):
         try:
@@ -81,7 +81,7 @@ def rows_of(results: Path) -> list[MeasuredRow]:
 
 
 def groups_of(rows: Sequence[MeasuredRow], settings: Sequence[str] = ()) -> dict[tuple[str, ...], list[MeasuredRow]]:
-    """Group → its quantized rows, for groups with at least two; of these settings only, if any are given."""
+    """Group → its quantized rows, for groups of at least two rows. If `settings` are given, only those count."""
     groups: dict[tuple[str, ...], list[MeasuredRow]] = {}
     for row in rows:
         if not row.is_full_precision and (not settings or row.group[0] in settings):
@@ -90,9 +90,9 @@ def groups_of(rows: Sequence[MeasuredRow], settings: Sequence[str] = ()) -> dict
 
 
 def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> dict[str, Any]:
-    """The study of the rows below `results` as JSON: shares by metric and number of images, and the chosen metric.
+    """Run the study on the rows below `results`. Return shares by metric and number of images, and the chosen metric.
 
-    DataError without two rows that can be compared.
+    The result is JSON. DataError without two rows that can be compared.
     """
     rows = rows_of(results)
     full = {row.group[:3]: row for row in rows if row.is_full_precision}
@@ -119,7 +119,11 @@ def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[
 
 
 def entries(counts: dict[int, list[int]]) -> list[dict[str, Any]]:
-    """For each number of images: share of separated pairs, and the share of these with the order of all images."""
+    """For each number of images: the share of pairs that are separated, and the share of these in the right order.
+
+    The right order is the one that all images give. `counts` maps a number of images to numbers of pairs: all,
+    separated, separated in the right order.
+    """
     return [
         {"images": size, "pairs": pairs, "share": apart / pairs, "consistent": same / apart if apart else None}
         for size, (pairs, apart, same) in sorted(counts.items())
@@ -128,19 +132,19 @@ def entries(counts: dict[int, list[int]]) -> list[dict[str, Any]]:
 
 
 def mean_share(measured: Sequence[dict[str, Any]]) -> float:
-    """Mean share over the numbers of images that the rule counts."""
+    """Mean share of separated pairs of a metric, over the numbers of images that the rule counts."""
     return float(np.mean([entry["share"] for entry in measured if entry["images"] <= COUNTED_UP_TO] or [0.0]))
 
 
 def is_consistent(measured: Sequence[dict[str, Any]]) -> bool:
-    """Whether enough of the separated pairs have the order that all images give."""
+    """Whether enough separated pairs (95 %) have the same order as with all images."""
     separated = sum(entry["share"] * entry["pairs"] for entry in measured)
     same = sum(entry["share"] * entry["pairs"] * (entry["consistent"] or 0.0) for entry in measured)
     return separated > 0 and same / separated >= CONSISTENT
 
 
 def chosen(measured: dict[str, list[dict[str, Any]]]) -> str | None:
-    """The paired metric that ranks by the rule; None if none qualifies."""
+    """Name of the paired metric that the rule chooses for ranking. None if no metric qualifies."""
     shares = {name: mean_share(of) for name, of in measured.items() if METRICS[name].paired and is_consistent(of)}
     best = max(shares.values(), default=0.0)
     return next((name for name in METRICS if name in shares and shares[name] >= best - CLOSE), None)
@@ -149,7 +153,10 @@ def chosen(measured: dict[str, list[dict[str, Any]]]) -> str | None:
 def separations(
     results: Path, members: Sequence[MeasuredRow], full: MeasuredRow, sizes: Sequence[int]
 ) -> dict[tuple[str, int], list[int]]:
-    """(metric, images) → number of pairs, of separated pairs, and of those in the order of all images."""
+    """Count the pairs of a group's rows: (metric, number of images) → number of all, separated and consistent pairs.
+
+    A separated pair is consistent if its order is the one that all images give.
+    """
     images = min(row.images for row in (*members, full))
     values = [resampled(results, row, full, [*(n for n in sizes if n < images), images]) for row in members]
     tallies: dict[tuple[str, int], list[int]] = {}
@@ -171,7 +178,7 @@ def separations(
 def resampled(
     results: Path, row: MeasuredRow, full: MeasuredRow, sizes: Iterable[int]
 ) -> dict[tuple[str, int], tuple[float, np.ndarray]]:
-    """(metric, images) → value of the first images, and its resampled values (B,) about it."""
+    """Metrics of one row on its first images: (metric, number of images) → value, and B resampled values around it."""
     evaluator, reference = row.record.protocol["evaluator"], row.record.protocol["reference"]
     real = load_reference(results / "reference" / evaluator["name"] / f"{reference['name']}.npz")
     count = min(row.images, full.images)

@@ -1,4 +1,4 @@
-"""Page of the power study: the rule, a figure and a table, made from the study's JSON."""
+"""Write the page of the power study from its JSON: the rule, a figure and a table."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ COLOURS = ("#6e7781", "#d1690e", "#1f6feb", "#1a7f37", "#8250df", "#bf3989")
 
 
 def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
-    """Write the Markdown page and its figure (SVG); equal studies give equal bytes."""
+    """Write the Markdown page and its figure (SVG) from the study's JSON. Equal studies give equal bytes."""
     draw(study, figure)
     write_text(page, page_text(study, Path("images") / figure.name))
 
@@ -55,7 +55,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
 
 
 def choice(study: Mapping[str, Any]) -> str:
-    """Sentence about the chosen column and the present one."""
+    """Sentence that compares the metric that the rule chooses with the one by which tables rank now."""
     chosen, present = study["chosen"], ranking_metric()
     if chosen is None:
         return f"No metric qualifies by this rule. Tables are ranked by {present.title}."
@@ -65,7 +65,7 @@ def choice(study: Mapping[str, Any]) -> str:
 
 
 def table(study: Mapping[str, Any]) -> list[str]:
-    """Lines of the table: a row for each metric, a column for each number of images."""
+    """Lines of the table. A row is a metric, a column is a number of images."""
     sizes = sorted({entry["images"] for measured in study["metrics"].values() for entry in measured})
     lines = [f"| metric | {' | '.join(map(str, sizes))} | mean | same order |", f"|---|{'---:|' * (len(sizes) + 2)}"]
     for name, measured in in_order(study):
@@ -79,12 +79,12 @@ def table(study: Mapping[str, Any]) -> list[str]:
 
 
 def in_order(study: Mapping[str, Any]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Metric and its measured shares, in the order of columns."""
+    """(metric, measured shares) of each metric, in the order of the columns of tables."""
     return [(name, study["metrics"][name]) for name in METRICS if name in study["metrics"]]
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
-    """Draw the share of separated pairs against the number of images, a curve for each metric, as SVG."""
+    """Draw the share of separated pairs against the number of images, as SVG. Each metric is a curve."""
     import matplotlib
 
     matplotlib.use("svg")

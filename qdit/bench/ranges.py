@@ -1,4 +1,4 @@
-"""`qdit bench ranges`: the cost of dynamic ranges relative to static ones, for batch sizes and numbers of tokens."""
+"""`qdit bench ranges`: compare the cost of dynamic and static ranges, for several batch sizes and numbers of tokens."""
 
 from functools import partial
 from typing import Any
@@ -29,7 +29,10 @@ def measure(
     group_size: int = GROUP_SIZE,
     repeats: int = 9,
 ) -> dict[str, Any]:
-    """Measure W4A8 linears with three kinds of ranges: time, and the memory of the input's codes and ranges."""
+    """Measure W4A8 linears with three kinds of ranges: their time, and the memory of the input's codes and ranges.
+
+    The ranges are one static range, a dynamic range for each token, or a dynamic range for each token and group.
+    """
     single_thread()
     before = load()
     measured = []
@@ -62,7 +65,7 @@ def measure(
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: time and memory of each kind of ranges, relative to static ranges."""
+    """Format a record as text: time and memory of each kind of ranges, divided by those of static ranges."""
     table = []
     measured = content["measured"]
     for entry in measured:

@@ -1,4 +1,4 @@
-"""Record of a benchmark: a JSON file with machine, commit and command, and its printed text."""
+"""Record of a benchmark: a JSON file with machine, commit, command and measured values, and its text form."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 def record(bench: str, command: str, *, load_before: float, **content: Any) -> dict[str, Any]:
-    """A record of `bench`: provenance, load of the machine before and after, and the measured values."""
+    """Make the record of the benchmark `bench`: machine, commit, command, load before and after, measured values."""
     return {
         "format": FORMAT,
         "bench": bench,
@@ -33,17 +33,20 @@ def record(bench: str, command: str, *, load_before: float, **content: Any) -> d
 
 
 def load() -> float:
-    """Load average: processes that want to run, averaged over one minute. Above 1 the machine is shared."""
+    """Load average: number of processes that want to run, averaged over one minute.
+
+    A value above 1 means that other programs use the machine, too.
+    """
     return os.getloadavg()[0]
 
 
 def write_record(path: Path, content: dict[str, Any]) -> None:
-    """Write a record."""
+    """Write a record as JSON."""
     write_json(path, content)
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """Read a record; DataError if the file is not a record."""
+    """Read a record. DataError if the file is not a record."""
     content = read_json(path)
     if not isinstance(content, dict) or content.get("format") != FORMAT or "bench" not in content:
         raise DataError(f"{path}: not a record of `qdit bench`; measure again")
@@ -51,7 +54,7 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def heading(content: dict[str, Any]) -> list[str]:
-    """Lines on top of a record's text: command, machine and load."""
+    """First lines of a record's text: command, machine and load."""
     machine, load = content["machine"], content["load"]
     return [
         f"{content['command']} · commit {content['commit']}",
@@ -61,7 +64,7 @@ def heading(content: dict[str, Any]) -> list[str]:
 
 
 def verdicts(judged: list[Judged], *, style: str = "simple") -> str:
-    """Table of goals: our value, the required value, the ambitious value, and the verdict."""
+    """Format the goals as a table: our value, the required value, the ambitious value, and the verdict."""
     rows = [
         [
             goal.goal.name,
@@ -78,7 +81,7 @@ def verdicts(judged: list[Judged], *, style: str = "simple") -> str:
 
 
 def ending(judged: list[Judged]) -> list[str]:
-    """Last lines of a record's text: missed goals, or a line that no goal was missed."""
+    """Last lines of a record's text: the missed goals, or a line that says that no goal was missed."""
     if not judged:
         return []
     lines = shortfall(judged)
@@ -86,10 +89,10 @@ def ending(judged: list[Judged]) -> list[str]:
 
 
 def judged_of(content: dict[str, Any]) -> list[Judged]:
-    """The goals of a record, with their values and verdicts."""
+    """Goals of a record, with their values and verdicts."""
     return [Judged.of_dict(entry) for entry in content["goals"]]
 
 
 def single_thread() -> None:
-    """Use one thread of torch, because all values are of one core."""
+    """Make torch use one thread, because all measured values are for one core."""
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""The list of libraries that `qdit bench kernels` measures beside ours, each after its conformance test."""
+"""List of the libraries that `qdit bench kernels` compares with ours. Each must pass its conformance test first."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -16,7 +16,7 @@ FULL = "onednn u4 and u8 zero points"
 
 
 def rivals(group_sizes: Iterable[int]) -> dict[str, Callable[[Operands], Peer]]:
-    """Name → what makes the peer for the operands of a layer."""
+    """Name → function that makes the library's product (a `Peer`) from the operands of a layer."""
     makers: dict[str, Callable[[Operands], Peer]] = {name: partial(_of_torch, name) for name in FLOATS}
     makers["torch dynamic int8"] = peers.dynamic_int8
     for size in sorted(set(group_sizes) & set(PEER_GROUPS)):
@@ -32,7 +32,10 @@ def rivals(group_sizes: Iterable[int]) -> dict[str, Callable[[Operands], Peer]]:
 
 
 def calls(makers: Mapping[str, Callable[[Operands], Peer]], o: Operands, missing: dict[str, str]) -> dict[str, Call]:
-    """Name → call of every peer that is there and right; the others go to `missing` with the reason."""
+    """Name → timed call of every library that is installed and correct.
+
+    `missing` gets the reason for each other library.
+    """
     timed: dict[str, Call] = {}
     for name, make in makers.items():
         try:
@@ -43,7 +46,7 @@ def calls(makers: Mapping[str, Callable[[Operands], Peer]], o: Operands, missing
 
 
 def load_first() -> None:
-    """Open oneDNN before OpenVINO: with OpenVINO's own libtbb in the process, SYCL finds no processor."""
+    """Load oneDNN before OpenVINO. After OpenVINO has loaded its own libtbb, SYCL would find no processor."""
     try:
         peers_onednn.library()
     except Missing:

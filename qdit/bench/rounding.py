@@ -1,4 +1,4 @@
-"""`qdit bench rounding`: CPU time of one iteration of learned rounding on a block, and of its matrix products alone."""
+"""`qdit bench rounding`: CPU time of one iteration of learned rounding, compared with its matrix products alone."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -32,7 +32,10 @@ KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
 def measure(
     command: str, *, config: DiTConfig = MINI, iterations: int = ITERATIONS, repeats: int = 9
 ) -> dict[str, Any]:
-    """Measure a W4A8 block for a whole schedule of `iterations`, once for each kind of learned values."""
+    """Time learned rounding of a W4A8 block over `iterations`, once for each kind of learned values.
+
+    The kinds are rounding, activation scales, or both.
+    """
     single_thread()
     before, measured = load(), []
     torch.manual_seed(0)
@@ -104,9 +107,9 @@ def _products(model: DiT, batch: int, iterations: int) -> None:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: milliseconds of an iteration.
+    """Format a record as text: milliseconds of one iteration.
 
-    They are compared with those of its matrix products alone, and of torch's operations.
+    They are divided by the time of its matrix products alone, and by the time with torch's operations.
     """
     table = []
     measured = content["measured"]

@@ -1,4 +1,4 @@
-"""`qdit bench sampling`: sampling time of quantized models relative to full precision, in both modes."""
+"""`qdit bench sampling`: sampling time of quantized models in both modes, compared with full precision."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -24,8 +24,9 @@ BLOCK = DiTConfig(depth=1)
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with its group size, and what one call computes: `steps` steps for `batch` images, or one pass of a
-    block.
+    """A model to time, with its group size. One call samples `batch` images in `steps` steps.
+
+    With `block_only` a call is one forward pass of one block.
     """
 
     name: str
@@ -46,7 +47,7 @@ QUICK = (Subject("tiny", TINY, 16, 2, 1), Subject("tiny block", TINY, 16, 2, 1, 
 
 
 def measure(command: str, *, subjects: tuple[Subject, ...] = SUBJECTS, repeats: int = 9) -> dict[str, Any]:
-    """Measure every subject in every mode, compare with the goals, and return the record."""
+    """Time every model in every mode, compare with the goals, and return the record."""
     single_thread()
     before = load()
     by_subject = {subject.name: measured_modes(subject, repeats) for subject in subjects}
@@ -61,7 +62,7 @@ def measure(command: str, *, subjects: tuple[Subject, ...] = SUBJECTS, repeats: 
 
 
 def measured_modes(subject: Subject, repeats: int) -> dict[str, Timing]:
-    """CPU seconds of one call of a model in each mode."""
+    """CPU seconds of one call of a model, by mode."""
     model = random_model(subject.config)
     with torch.inference_mode():
         return interleaved(
@@ -112,7 +113,7 @@ def _judge_gpu() -> Iterable[Judged]:
 
 
 def text(content: dict[str, Any], *, style: str = "simple") -> str:
-    """Text of a record: times relative to full precision, then goals with verdicts, then missed goals."""
+    """Format a record as text: times divided by those of full precision, goals with verdicts, then missed goals."""
     lines = [
         *heading(content),
         "",

@@ -1,6 +1,6 @@
-"""The study of the searches: each kind runs with several seeds. The winners are measured on noise that no search saw.
+"""Compare the kinds of search: each runs with several seeds. Winners are measured on noise that no search has used.
 
-Every search and every held-out measurement has a journal in the folder of the study. So a stopped study continues.
+Every search and every later measurement has a journal in the folder of the study. So a stopped study continues.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,10 +32,10 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Study:
-    """Plan of the study: a job (model, budget, protocol, images per genome), options by kind, and the number of seeds.
+    """Plan of the study: a search job, options of each kind of search, and the number of seeds.
 
-    Winners are measured on `held_out` images. Genomes that were the best for some time are measured on the first
-    `curve` of these images.
+    The job gives model, budget, protocol and images per genome. Winners are measured on `held_out` images, whose noise
+    no search used. Genomes that were the best for some time are measured on the first `curve` of these images.
     """
 
     job: SearchJob
@@ -55,17 +55,17 @@ class Study:
             )
 
     def search(self, kind: Kind, seed: int) -> Search:
-        """The search of one kind with one seed."""
+        """The search of this kind with this seed."""
         options = parse_search_options(kind, self.options.get(kind, {}))
         return Search(kind, self.job, options, seed=seed, calibration=self.calibration)
 
     @property
     def wide(self) -> SearchJob:
-        """The job with the number of images of the largest measurement."""
+        """The search job with `held_out` images per genome, the most that the study measures."""
         return replace(self.job, images=self.held_out)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
+        """The plan as a plain dictionary, for JSON."""
         return {
             "weights": {"file": self.job.weights.name, "sha256": weights_sha256(self.job.weights)},
             "sizes": list(self.job.sizes),
@@ -85,7 +85,7 @@ class Study:
 def run_study(
     study: Study, folder: Path, out: Path, *, workers: int, command: str, show: bool = True
 ) -> dict[str, Any]:
-    """Run the study and write its JSON. `folder` keeps the journals, so that a stopped study continues."""
+    """Run the study and write its JSON to `out`. `folder` keeps the journals, so that a stopped study continues."""
     for kind in study.kinds:
         check(study.search(kind, 0), workers)
     plan = study.to_dict()
@@ -116,9 +116,10 @@ def run_study(
 
 
 def score_images(study: Study, kind: Kind, at: Measuring) -> float:
-    """Work for the scores of layers, in images: all forward passes divided by the passes for one image.
+    """Work that a search does for the scores of layers before it starts, counted in sampled images.
 
-    A backward pass counts as two forward passes. The calibration samples themselves are not counted.
+    It is the number of forward passes divided by those of one image. A backward pass counts as two forward passes. The
+    work to sample the calibration data is not counted.
     """
     search = study.search(kind, 0)
     if not search.scored or study.calibration is None:
@@ -129,7 +130,10 @@ def score_images(study: Study, kind: Kind, at: Measuring) -> float:
 
 
 def searched_once(search: Search, at: Measuring, folder: Path, clock: Clock, show: bool) -> dict[str, Any]:
-    """Run one search. Return its winner and the earlier best genomes, each with the images sampled until then."""
+    """Run one search.
+
+    Return its winner and the genomes that were the best before, each with the images sampled until then.
+    """
     identity = identity_of(search, at)
     path = folder / f"{search.kind}-{search.seed}.{sha256_json(identity)[:12]}.jsonl"
     bar = tqdm(total=search.most_images, desc=path.name.split(".")[0], unit="image", disable=not show)
@@ -157,9 +161,10 @@ def searched_once(search: Search, at: Measuring, folder: Path, clock: Clock, sho
 
 
 def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[dict[str, Any]]:
-    """Genomes that were the best for some time, in order, with the images sampled until their fitness was known.
+    """Genomes that were the best for some time (incumbents), in order, each with its fitness.
 
-    Only a fitness on the `full` number of images can be best. `entries` are in the order of their measurement.
+    `images_sampled` counts the images until this fitness was known. Only a fitness on `full` images can be the best.
+    `entries` are in the order of their measurement.
     """
     longest: dict[Genome, int] = {}
     steps: list[dict[str, Any]] = []
@@ -177,7 +182,10 @@ def incumbents(entries: Mapping[tuple[Genome, int], float], full: int) -> list[d
 def on_held_out(
     study: Study, at: Measuring, searches: Sequence[dict[str, Any]], folder: Path, clock: Clock, show: bool
 ) -> dict[str, Any]:
-    """Add the held-out fitness to all winners and incumbents, in place. Return the fitness of the uniform reference."""
+    """Measure all winners and incumbents on held-out noise, and add the fitness to `searches` in place.
+
+    Return the fitness of the reference, which has the same group size in all layers.
+    """
     seed = noise_seed(study.job, Purpose.HELD_OUT)
     start = at.local.space.start
     winners = list(dict.fromkeys([start, *(tuple(search["genome"]) for search in searches)]))
@@ -207,7 +215,10 @@ def on_held_out(
 
 
 def comparison(searches: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> dict[str, Any]:
-    """Each kind compared with Algorithm 1, by seed: relative differences of the held-out metric, and images."""
+    """Compare each kind of search with Algorithm 1 of Q-DiT, seed by seed: relative difference of the held-out metric.
+
+    The numbers of sampled images are compared, too.
+    """
     by_kind = {kind: [search for search in searches if search["kind"] == kind] for kind in kinds}
     plain = by_kind["evolution"]
     result: dict[str, Any] = {}
@@ -227,9 +238,9 @@ def comparison(searches: Sequence[Mapping[str, Any]], kinds: Sequence[Kind]) -> 
 
 
 def bootstrap(differences: Sequence[float]) -> dict[str, Any]:
-    """Mean of paired differences, and the percentiles 2.5, 95 and 97.5 of the mean over resampled seeds.
+    """Mean of the seeds' paired differences, and percentiles 2.5, 95 and 97.5 of the mean over resampled seeds.
 
-    `upper_95` is the one-sided bound: the mean is below it with 95 % confidence.
+    `upper_95` is a one-sided bound: the mean is below it with 95 % confidence.
     """
     values = np.asarray(differences, np.float64)
     picks = generator(0, Purpose.SPLIT).integers(len(values), size=(RESAMPLES, len(values)))

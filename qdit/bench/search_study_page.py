@@ -1,4 +1,4 @@
-"""Page of the study of the searches: a figure, sentences and a table, made from the study's JSON."""
+"""Write the page of the search study from its JSON: a figure, sentences and a table."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,13 +26,13 @@ POINTS = 200
 
 
 def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
-    """Write the Markdown page and its figure (SVG); equal studies give equal bytes."""
+    """Write the Markdown page and its figure (SVG) from the study's JSON. Equal studies give equal bytes."""
     draw(study, figure)
     write_text(page, page_text(study, Path("images") / figure.name))
 
 
 def verdict(study: Mapping[str, Any]) -> str:
-    """Sentence that says whether random search is as good as Algorithm 1."""
+    """Sentence that says whether random search is as good as Q-DiT's Algorithm 1."""
     against = study["comparison"]["random"]["against_evolution"]
     low, high = against["interval_95"]
     words = f"{percent(against['mean'])} (95 % interval {percent(low)} to {percent(high)}, {seeds_of(study)} seeds)"
@@ -47,7 +47,7 @@ def verdict(study: Mapping[str, Any]) -> str:
 
 
 def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
-    """Sentences that say whether a search with fewer images is as good as Algorithm 1."""
+    """Sentences that say whether a search of this kind, which samples fewer images, is as good as Algorithm 1."""
     cheap, plain = study["comparison"][kind], study["comparison"]["evolution"]
     against, share = cheap["against_evolution"], cheap["images_share"]
     scores = study["plan"]["score_images"][kind]
@@ -136,24 +136,24 @@ def cheap_names(study: Mapping[str, Any]) -> str:
 
 
 def seeds_of(study: Mapping[str, Any]) -> int:
-    """Number of seeds."""
+    """Number of seeds of the study."""
     return int(study["plan"]["seeds"])
 
 
 def percent(value: float) -> str:
-    """A relative difference as text: `+1.3 %`."""
+    """Format a relative difference as text: `+1.3 %`."""
     return f"{100 * value:+.1f} %".replace("-", "−")
 
 
 def curve(steps: Sequence[Mapping[str, Any]], places: np.ndarray) -> np.ndarray:
-    """The held-out metric of the best genome so far at some numbers of images; NaN before the first."""
+    """Held-out metric of the best genome so far, at the numbers of sampled images in `places`. NaN before the first."""
     known = np.array([step["images_sampled"] for step in steps])
     values = np.array([np.nan, *(step["held_out"] for step in steps)], np.float64)
     return values[np.searchsorted(known, places, side="right")]
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
-    """Draw the held-out metric against images sampled, as SVG. Equal data give equal bytes."""
+    """Draw the held-out metric against the number of sampled images, as SVG. Equal data give equal bytes."""
     import matplotlib
 
     matplotlib.use("agg")

@@ -1,4 +1,4 @@
-"""The linears of the mini model: the integer mode against float32 at 512 rows, by group size."""
+"""Time the linears of the mini model: the integer mode compared with float32 at 512 rows, by group size."""
 
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -20,7 +20,10 @@ GROUPS = (36, 24, 16, 12, 8, 4)
 
 
 def ratios(repeats: int, *, width: int = WIDTH, rows: int = ROWS, groups: Iterable[int] = GROUPS) -> dict[str, Any]:
-    """Group size → speed of W4A8 relative to the faster float32 of torch and oneDNN, over the linears of a block."""
+    """Group size → speed of W4A8 divided by that of float32, over the linears of a block.
+
+    The faster float32 of torch and oneDNN counts.
+    """
     pairs: dict[int, list[tuple[Timing, Timing]]] = {size: [] for size in groups}
     with torch.inference_mode():
         for inputs, outputs in block_shapes(width):
@@ -37,13 +40,13 @@ def ratios(repeats: int, *, width: int = WIDTH, rows: int = ROWS, groups: Iterab
 
 
 def judge(by_size: Mapping[str, Any], where: str) -> Iterable[Judged]:
-    """The goal of each group size: not slower than float32."""
+    """Compare each group size with its goal: not slower than float32. `where` names the processor's instructions."""
     for size, measured in by_size.items():
         goal = Goal(f"mini's linears, W4A8 g{size} vs fp32, {where}", 1.0)
         yield Judged.measured(goal, measured["minima"], measured["medians"])
 
 
 def text(by_size: Mapping[str, Any], *, style: str) -> str:
-    """Table of the ratios."""
+    """Format the ratios as a table."""
     rows = [[f"g{size}", f"{r['minima']:.2f}", f"{r['medians']:.2f}"] for size, r in by_size.items()]
     return tabulate(rows, ["W4A8", "times float32", "(medians)"], tablefmt=style, disable_numparse=True)

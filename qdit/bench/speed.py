@@ -1,12 +1,13 @@
-"""The step checkpoint → speed.json: how fast the network of a row samples, and how many bytes it holds in memory.
+"""Measure how fast the network of a row samples, and how many bytes it holds in memory. Write speed.json.
 
 Times differ from run to run. So they have their own file and are never written to metrics.json. The step measures the
 CPU seconds of the network's forward passes, for all sampling steps of one chunk. It does not count the sampler, nor the
-pipe to the process of a tool. Networks of this suite are measured in simulated and in integer mode. The network of a
-tool is measured in the tool's process.
+data exchange with the process of a tool. Networks of this suite are measured in simulated and in integer mode. The
+network of a tool is measured in the tool's process.
 
-With the checkpoint of full precision its trajectories and those of the row take turns, so that both are measured in one
-run on one machine. `over_full_precision` is the median of the ratios of neighbours: above 1 the row is faster.
+If the full-precision checkpoint is given, its trajectories and those of the row are timed in turns, so that both are
+measured in one run on one machine. `over_full_precision` is the median of the ratios of successive times: above 1 the
+row is faster.
 """
 
 import statistics
@@ -44,9 +45,9 @@ OVER = "over_full_precision"
 
 @dataclass(frozen=True)
 class SpeedJob:
-    """A measurement: a checkpoint or the folder of a tool, a protocol, and a batch. A tool needs `python`.
+    """What is measured: a checkpoint or the folder of a tool, a protocol, and a batch. A tool needs `python`.
 
-    `full_precision` is the checkpoint that the speeds are relative to; without it they are relative to nothing.
+    The speeds are divided by that of the checkpoint `full_precision`. Without it, only the speeds themselves are given.
     """
 
     sample: SampleJob
@@ -59,30 +60,30 @@ class SpeedJob:
 
 @dataclass
 class Clock:
-    """CPU seconds of a network's forward passes."""
+    """Adds up the CPU seconds of a network's forward passes."""
 
     seconds: float = 0.0
     start: float = 0.0
 
     def begin(self, *_: Any) -> None:
-        """Hook before a forward pass."""
+        """Note the time. It is a hook before each forward pass."""
         self.start = time.process_time()
 
     def stop(self, *_: Any) -> None:
-        """Hook after a forward pass."""
+        """Add the time since `begin`. It is a hook after each forward pass."""
         self.seconds += time.process_time() - self.start
 
 
 @dataclass
 class Racer:
-    """A network whose trajectories are timed. `spent` gives the CPU seconds of all its forward passes so far."""
+    """A network whose trajectories are timed. `spent()` gives the CPU seconds of all its forward passes so far."""
 
     model: Any
     spent: Callable[[], float]
     correction: Any = None
 
     def seconds(self, job: SpeedJob) -> float:
-        """CPU seconds of the network in one trajectory of the chunk."""
+        """Sample the batch once, and return the CPU seconds of the network's forward passes."""
         batch, protocol = range(job.sample.chunk), job.sample.protocol
         conditions = family_for(protocol).conditions(self.model.config, protocol, job.sample.source).tensors(batch)
         before = self.spent()
@@ -91,7 +92,7 @@ class Racer:
 
 
 def measure_speed(job: SpeedJob) -> dict[str, Any]:
-    """Measure and write speed.json. A checkpoint whose quantization failed has no speeds, and the file says why."""
+    """Measure a checkpoint and write speed.json. If its quantization failed, the file has no speeds but the reason."""
     checkpoint = job.sample.checkpoint
     failure = read_failure(checkpoint)
     torch.set_num_threads(job.threads)
@@ -118,7 +119,7 @@ def measure_speed(job: SpeedJob) -> dict[str, Any]:
 
 @contextmanager
 def full_precision(job: SpeedJob) -> Iterator[Racer | None]:
-    """Context manager: the network of full precision that speeds are relative to; None if the job names none."""
+    """Context manager: gives the full-precision network to compare with, or None if the job names none."""
     if job.full_precision is None:
         yield None
         return
@@ -131,7 +132,7 @@ def full_precision(job: SpeedJob) -> Iterator[Racer | None]:
 
 
 def of_checkpoint(job: SpeedJob, mode: str, base: Racer | None) -> dict[str, Any]:
-    """Speed and bytes of a checkpoint of ours in a mode, or the reason why it does not compute in it."""
+    """Speed and bytes of a checkpoint of this suite in a mode, or the reason why it cannot compute in this mode."""
     model, correction, config = read_checkpoint(job.sample.checkpoint)
     try:
         if mode == INTEGER and not config["sites"]:
@@ -145,7 +146,7 @@ def of_checkpoint(job: SpeedJob, mode: str, base: Racer | None) -> dict[str, Any
 
 
 def of_tool(job: SpeedJob, base: Racer | None) -> dict[str, Any]:
-    """Speed and bytes of a tool's transformer."""
+    """Speed and bytes of a tool's quantized network."""
     tool_job = ToolSampleJob(job.sample, job.python, job.threads)
     facts = tool_job.config[KEY]
     with network(tool_job) as remote:
@@ -156,7 +157,7 @@ def of_tool(job: SpeedJob, base: Racer | None) -> dict[str, Any]:
 
 @contextmanager
 def timed(model: nn.Module) -> Iterator[Clock]:
-    """Context manager: measures the forward passes of a network."""
+    """Context manager: a clock that adds up the CPU seconds of a network's forward passes."""
     clock = Clock()
     hooks = [model.register_forward_pre_hook(clock.begin), model.register_forward_hook(clock.stop)]
     try:
@@ -167,9 +168,10 @@ def timed(model: nn.Module) -> Iterator[Clock]:
 
 
 def speeds(job: SpeedJob, racer: Racer, base: Racer | None) -> dict[str, Any]:
-    """Images per CPU second (the chunk over the median time of its trajectories), all times, and the ratio to `base`.
+    """Time the network's trajectories in turns with those of `base`. Return images per CPU second, and all times.
 
-    The trajectories of `base` and of the network take turns. The first of each is not counted.
+    Images per CPU second are the batch divided by the median time of a trajectory. With `base` the speed relative to it
+    is added. The first trajectory of each is not counted.
     """
     pairs = [(racer.seconds(job), base.seconds(job) if base else 0.0) for _ in range(job.repeats + 1)][1:]
     seconds = [own for own, _ in pairs]

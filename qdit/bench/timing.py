@@ -1,6 +1,6 @@
-"""Timing of several candidates in one process. They run alternately, so that clock rate and cache are alike for all.
+"""Time several candidates in one process. They run alternately, so that clock rate and cache are alike for all.
 
-CPU time of the process is measured, because on a shared machine wall time includes the time of other processes.
+The CPU time of the process is measured, because on a shared machine wall time includes the time of other processes.
 Therefore all candidates must compute with one thread.
 """
 
@@ -12,7 +12,10 @@ from statistics import geometric_mean, quantiles
 
 @dataclass(frozen=True)
 class Timing:
-    """CPU seconds of one call: smallest, median, and spread. The spread is (third − first quartile) ÷ median."""
+    """CPU seconds of one call over several repeats: smallest, median and spread.
+
+    The spread is (third quartile − first quartile) ÷ median.
+    """
 
     minimum: float
     median: float
@@ -21,19 +24,19 @@ class Timing:
 
     @classmethod
     def of(cls, seconds: list[float]) -> "Timing":
-        """Summary of at least two measurements of one call."""
+        """Summarize at least two measurements of one call."""
         low, middle, high = quantiles(seconds, n=4, method="inclusive")
         return cls(min(seconds), middle, (high - low) / middle if middle else 0.0, len(seconds))
 
     def to_dict(self) -> dict[str, float]:
-        """Plain dictionary, for JSON."""
+        """The fields as a plain dictionary, for JSON."""
         return asdict(self)
 
 
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.process_time
 ) -> dict[str, Timing]:
-    """Time every candidate `repeats` times (at least 2), alternately. The first round is not counted."""
+    """Time every candidate `repeats` times (at least 2), alternately. A first round is run and not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(max(2, repeats) + 1):
         for name, call in candidates.items():
@@ -46,9 +49,9 @@ def interleaved(
 
 @dataclass(frozen=True)
 class Ratio:
-    """Speed relative to a rival: by the smallest times, and by the medians.
+    """Speed of a candidate divided by that of a rival: by the smallest times, and by the medians.
 
-    For several layers it is the geometric mean.
+    For several layers it is the geometric mean of the layers' ratios.
     """
 
     minima: float
@@ -57,9 +60,9 @@ class Ratio:
 
     @classmethod
     def of(cls, pairs: list[tuple[Timing, Timing]]) -> "Ratio":
-        """Geometric means over pairs (timing of the rival, timing of the candidate).
+        """Geometric means of the ratios over pairs (timing of the rival, timing of the candidate).
 
-        The spread is the largest of all timings.
+        The spread is the largest spread of all timings.
         """
         return cls(
             geometric_mean(rival.minimum / candidate.minimum for rival, candidate in pairs),
@@ -68,5 +71,5 @@ class Ratio:
         )
 
     def to_dict(self) -> dict[str, float]:
-        """Plain dictionary, for JSON."""
+        """The fields as a plain dictionary, for JSON."""
         return asdict(self)

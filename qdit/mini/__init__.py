@@ -1,1 +1,1 @@
-"""Code that only the miniatures use: their data, training, classifiers and mini-VBench."""
+"""Code that only the miniatures (small models and data sets) use: data, training, classifiers, and mini-VBench."""

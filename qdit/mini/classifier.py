@@ -1,4 +1,4 @@
-"""The small classifiers whose features replace Inception's in the mini profile: one for digits, one for clothes."""
+"""The small classifiers whose features replace Inception's in the mini profile: two for digits, one for clothes."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,10 +26,11 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """Shape: grey images of `size`×`size`, `channels` before the third convolution, `hidden` and `features` after it.
+    """Configuration of a classifier of grey images of `size`×`size` pixels.
 
-    Without `hidden` the third convolution has `features` outputs too. With `stride` 2 the first convolution has 5×5
-    taps, and takes the place of the first averaging.
+    `channels` is the width before the third convolution; `hidden` and `features` are the output widths of the third and
+    fourth. Without `hidden` the third convolution has `features` outputs too. With a `stride` above 1 the first
+    convolution has 5×5 taps, and its stride replaces the first average pooling.
     """
 
     channels: int = 32
@@ -47,17 +48,17 @@ class ClassifierConfig:
 
     @property
     def name(self) -> str:
-        """Name of the extractor."""
+        """Name of the extractor that this classifier is, for example `digit-classifier`."""
         return NAMES[self.size]
 
 
 class Classifier(nn.Module):
-    """Four 3×3 convolutions with GELU, average pooling, and a linear layer without bias.
+    """Classifier of four convolutions with GELU, average pooling, and a linear layer without bias.
 
-    `POOLING` makes 4×4 pixels of every size before the last convolution. All operations are smooth, so small changes of
-    an image make small changes of its features. Without a bias, the logits of the classification are also those of the
-    inception score. `pool_scale` and `spatial_scale` make the average variance of a feature over the training images 1.
-    This gives Fréchet distances of readable size; the logits do not depend on them.
+    `POOLING` reduces images of every size to 4×4 cells before the last convolution. All operations are smooth, so small
+    changes of an image make small changes of its features. Without a bias, the logits of the classification are also
+    those of the inception score. `pool_scale` and `spatial_scale` make the average variance of a feature over the
+    training images 1. This gives Fréchet distances of readable size; the logits do not depend on them.
     """
 
     pool_scale: Tensor
@@ -77,7 +78,10 @@ class Classifier(nn.Module):
         self.register_buffer("spatial_scale", torch.ones(()))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x (N, 1, L, L) in [−1, 1] → pool (N, features), spatial (N, 4·4·7) in NHWC order, logits (N, classes)."""
+        """Compute features and logits of images x (N, 1, L, L) in [−1, 1].
+
+        Returns pool features (N, features), spatial features (N, 4·4·7) in NHWC order, and logits (N, classes).
+        """
         sides = (POOLING[self.config.size][0] // self.config.stride, *POOLING[self.config.size][1:])
         for convolution, side in zip((self.conv1, self.conv2, self.conv3), sides, strict=True):
             x = F.gelu(convolution(x))
@@ -87,12 +91,12 @@ class Classifier(nn.Module):
         return pool, spatial, self.fc(pool)
 
     def of_uint8(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Outputs for uint8 images (N, 1, L, L)."""
+        """Compute features and logits, as `forward`, of uint8 images (N, 1, L, L)."""
         return self(images.to(self.fc.weight.dtype) / 127.5 - 1)
 
 
 class ClassifierExtractor:
-    """Extractor of grey uint8 images of one size on the CPU; made by `load_classifier`."""
+    """Extractor that computes features of grey uint8 images of one size on the CPU. `load_classifier` makes it."""
 
     classes_are_labels = True
 
@@ -109,11 +113,10 @@ class ClassifierExtractor:
 
 
 def to_metadata(config: ClassifierConfig) -> dict[str, Any]:
-    """Metadata from which `load_classifier` builds the network again.
+    """Metadata of a weights file, from which `load_classifier` builds the network again.
 
-    They contain size, hidden and stride only if they are not the defaults.
-
-    The first weights were shipped before these fields existed, and their bytes must not change.
+    They contain size, hidden and stride only if these are not the defaults. The first weights were published before
+    these fields existed, and the bytes of those files must not change.
     """
     later = ("size", "hidden", "stride")
     described = asdict(config)
@@ -121,10 +124,10 @@ def to_metadata(config: ClassifierConfig) -> dict[str, Any]:
 
 
 def load_classifier(path: Path, *, sha256: str | None = None, name: str | None = None) -> ClassifierExtractor:
-    """Load weights written by qdit.mini.training.classifier, checked against `sha256` or the manifest.json beside them.
+    """Load the weights of a classifier, checked against `sha256` or the manifest.json in their folder.
 
-    Raises CheckpointError if the file is missing, damaged, not the weights of such a network, or of one for another
-    image size than that of the extractor `name`.
+    Raises CheckpointError if the file is missing or damaged, if it holds another kind of network, or if its images have
+    another size than those of the extractor `name`.
     """
     check_file(path, sha256)
     tensors, metadata = load_tensors(path)
@@ -146,5 +149,5 @@ def load_classifier(path: Path, *, sha256: str | None = None, name: str | None =
 
 
 def load_named(name: str, weights: Path, *, sha256: str | None, device: str) -> ClassifierExtractor:
-    """Load the classifier of that name; it always runs on the CPU, whatever `device` is."""
+    """Load the classifier whose extractor has this name. It always runs on the CPU, whatever `device` is."""
     return load_classifier(weights, sha256=sha256, name=name)

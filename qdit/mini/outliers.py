@@ -4,10 +4,12 @@ The study reads the snapshots that `qdit train dit` keeps (the moving average of
 it records two values of the weight and of the input:
 
 - **kurtosis**: the fourth central moment divided by the squared variance; 3 for a Gaussian, more with outliers;
-- **spread**: the largest absolute value of each input channel, the maximum of the channels divided by their median.
+- **spread**: take the largest absolute value of each input channel; then divide the maximum of these values by their
+  median.
 
-Inputs are those of noisy images along the model's own trajectories, at all steps of the schedule. The damage is that of
-images with the same noise, quantized and in full precision: MSE-FP, PSNR-FP and FD-FP, as in the tables.
+The inputs come from noisy images of the model's own sampling trajectories, at all steps. The damage is measured by
+MSE-FP, PSNR-FP and FD-FP, as in the tables. They compare images of the quantized and of the full-precision model with
+the same noise.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -55,7 +57,7 @@ OBSERVED_BATCH = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan of the measurement of each snapshot: methods and bits, images of a row, DDIM steps, calibration samples."""
+    """What is measured at each snapshot: methods and bits, numbers of images, DDIM steps and calibration samples."""
 
     methods: tuple[str, ...] = ("rtn", "q-dit")
     bits: tuple[str, ...] = ("w4a8", "w4a4")
@@ -71,12 +73,15 @@ class Plan:
 
     @property
     def protocol(self) -> Protocol:
-        """Protocol of all images: DDIM without guidance."""
+        """Protocol by which all images are sampled: DDIM without guidance."""
         return Protocol("ddim", self.steps, 1.0, seed=self.seed)
 
 
 def kurtosis(values: Tensor) -> float:
-    """Fourth central moment divided by the squared variance, over all values in float64; NaN if all are equal."""
+    """Kurtosis over all values, in float64: fourth central moment divided by squared variance.
+
+    NaN if all values are equal.
+    """
     deviations = values.double().flatten()
     deviations = deviations - deviations.mean()
     variance = deviations.square().mean()
@@ -84,23 +89,23 @@ def kurtosis(values: Tensor) -> float:
 
 
 class Inputs:
-    """Running kurtosis and channel maxima of the inputs of one site, over batches."""
+    """Collects the inputs of one site over batches, and gives their kurtosis and spread."""
 
     def __init__(self) -> None:
         self.parts: list[Tensor] = []
 
     def update(self, x: Tensor) -> None:
-        """Take one batch of inputs (…, C)."""
+        """Add one batch of inputs (…, C)."""
         self.parts.append(x.float().flatten(0, -2))
 
     def values(self) -> dict[str, float]:
-        """Kurtosis and spread of all inputs so far."""
+        """Kurtosis and spread of all inputs that were added."""
         rows = torch.cat(self.parts)
         return {"kurtosis": kurtosis(rows), "spread": spread(weight_salience(rows))}
 
 
 def of_weights(model: DiT) -> dict[str, dict[str, list[float]]]:
-    """Role → kurtosis and spread of its weights, one value for each block."""
+    """Role → `kurtosis` and `spread` → values of the weights with this role, one value for each block."""
 
     def measured(site: Site) -> dict[str, float]:
         weight = linear_of(model, site).weight.detach()
@@ -110,7 +115,10 @@ def of_weights(model: DiT) -> dict[str, dict[str, list[float]]]:
 
 
 def of_activations(model: DiT, data: CalibrationSet) -> dict[str, dict[str, list[float]]]:
-    """Role → kurtosis and spread of its inputs on calibration data, one value for each block."""
+    """Role → `kurtosis` and `spread` → values of the inputs of sites with this role, one value for each block.
+
+    The inputs come from calibration data.
+    """
     sites = layers(model, "common")
     inputs = {site.name: Inputs() for site in sites}
     observe_inputs(model, sites, data.batches(OBSERVED_BATCH), lambda site, x: inputs[site.name].update(x))
@@ -118,7 +126,7 @@ def of_activations(model: DiT, data: CalibrationSet) -> dict[str, dict[str, list
 
 
 def by_role(sites: Sequence[Site], measured: Callable[[Site], dict[str, float]]) -> dict[str, dict[str, list[float]]]:
-    """Role → name of a value → the values of its sites in the order of the blocks."""
+    """Measure each site, and sort the values: role → name of the value → one value for each block."""
     found: dict[str, dict[str, list[float]]] = {}
     for site in sites:
         for name, value in measured(site).items():
@@ -127,12 +135,12 @@ def by_role(sites: Sequence[Site], measured: Callable[[Site], dict[str, float]])
 
 
 def sampled(model: DiT, plan: Plan) -> np.ndarray:
-    """Images (N, 1, L, L) uint8 of a model. The model cannot be changed after that."""
+    """Sample the images of the plan, uint8 (N, 1, L, L). The model is prepared for inference, so change it no more."""
     return to_uint8(draw(prepare_inference(model), plan.protocol, plan.images).images).numpy()
 
 
 def damage(model: DiT, plan: Plan, data: Mapping[str, CalibrationSet], extractor: Extractor) -> list[dict[str, Any]]:
-    """MSE-FP, PSNR-FP and FD-FP of every method of the plan at all its bits."""
+    """Quantize with each method of the plan at each of its bits, and measure MSE-FP, PSNR-FP and FD-FP of each."""
     full = sampled(deepcopy(model), plan)
     moments_of_full = moments(extractor(full).pool)
     rows = []
@@ -158,7 +166,7 @@ def damage(model: DiT, plan: Plan, data: Mapping[str, CalibrationSet], extractor
 
 
 def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, Any]:
-    """All values of one snapshot; CheckpointError if the file is not a snapshot."""
+    """Measure one snapshot: weights, inputs and damage. CheckpointError if the file is not a snapshot."""
     model, metadata = averaged_model(path)
     kinds = {"trajectory", *(METHODS[method][0] for method in plan.methods)}
     data = {kind: collect(model, kind, plan.protocol, samples=plan.calibration) for kind in sorted(kinds)}
@@ -173,9 +181,9 @@ def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, An
 
 
 def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
-    """The snapshots of a folder in the order of the training, or one file. `iterations` selects some of them.
+    """Files of the snapshots in a folder, in the order of the training. `iterations` selects some of them.
 
-    DataError if there are none.
+    `path` may also be one file. DataError if there are no snapshots.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     chosen = [file for file in files if not iterations or (file.stem.isdecimal() and int(file.stem) in iterations)]
@@ -188,10 +196,10 @@ def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
 
 
 def study_snapshots(paths: Sequence[Path], plan: Plan, extractor: Extractor, out: Path, *, name: str) -> dict[str, Any]:
-    """Study snapshots of the model `name` and write the JSON after each of them.
+    """Measure snapshots of the model `name`, and write the JSON file again after each snapshot.
 
-    Snapshots that the file `out` already has, of the same plan and extractor, are not measured again. So a stopped
-    study continues, and later snapshots can be added.
+    Snapshots that the file already holds are not measured again if plan and extractor are the same. So a stopped study
+    continues, and later snapshots can be added.
     """
     fixed = {"model": name, "plan": {**asdict(plan), "methods": list(plan.methods), "bits": list(plan.bits)}}
     fixed["extractor"] = {"name": extractor.name, "sha256": extractor.digest}

@@ -1,4 +1,4 @@
-"""Page of the outlier study: the measured values, a figure and two tables, made from the study's JSON."""
+"""Write the page of the outlier study from its JSON: the measured values, a figure, and two tables."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ PRINTED = {"rtn": "RTN", "q-dit": "Q-DiT", "ptq4dit": "PTQ4DiT"}
 
 
 def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
-    """Write the Markdown page and its figure (SVG); equal studies give equal bytes."""
+    """Write the Markdown page and its figure (SVG) from the study's JSON. Equal studies give equal bytes."""
     draw(study, figure)
     write_text(page, page_text(study, Path("images") / figure.name))
 
@@ -65,7 +65,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
 
 
 def outlier_tables(snapshots: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Lines of the tables: a row for each snapshot, a column for each role, for each of the four values."""
+    """Lines of four tables, one for each measured value. A row is a snapshot, a column is a role."""
     lines = []
     for what, title in (("activations", "inputs"), ("weights", "weights")):
         for value in ("spread", "kurtosis"):
@@ -79,7 +79,7 @@ def outlier_tables(snapshots: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def damage_table(study: Mapping[str, Any]) -> list[str]:
-    """Lines of the table of damage: a row for each snapshot, a column for each method and bits."""
+    """Lines of the table of damage. A row is a snapshot, a column is a method at certain bits."""
     columns = [(method, bits) for bits in study["plan"]["bits"] for method in study["plan"]["methods"]]
     names = [f"{PRINTED[method]} {bits.upper()}" for method, bits in columns]
     lines = [f"| iteration | {' | '.join(names)} |", f"|---:|{'---:|' * len(names)}"]
@@ -90,13 +90,16 @@ def damage_table(study: Mapping[str, Any]) -> list[str]:
 
 
 def rows_of(entry: Mapping[str, Any], columns: Sequence[tuple[str, str]]) -> list[Mapping[str, Any]]:
-    """Damage of a snapshot in the order of (method, bits)."""
+    """Damage values of one snapshot, in the order of the columns (method, bits)."""
     rows = {(row["method"], row["bits"]): row for row in entry["damage"]}
     return [rows[column] for column in columns]
 
 
 def draw(study: Mapping[str, Any], path: Path) -> None:
-    """Spread of the inputs by role (left) and PSNR-FP of each row (right) against the iteration, as SVG."""
+    """Draw two panels over the training iteration, as SVG.
+
+    The left one shows the spread of the inputs by role, the right one the PSNR-FP of each method and bits.
+    """
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,4 +1,4 @@
-"""The step real images → reference statistics, for the data sets of the mini profile."""
+"""Compute reference statistics (moments of features) from the real images of the mini profile's data sets."""
 
 from pathlib import Path
 
@@ -13,6 +13,9 @@ PARTS: dict[str, Part] = {"fashion-mnist": "held_out"}
 
 
 def make_mini_reference(data: str, extractor: str, weights: Path, out: Path) -> None:
-    """Reference statistics: all 1,797 images of `digits` or `digits-16`, the 10,000 test images of `fashion-mnist`."""
+    """Write the reference statistics of a data set, computed with an extractor.
+
+    They cover all 1,797 images of `digits` or `digits-16`, or the 10,000 test images of `fashion-mnist`.
+    """
     images = to_uint8(data_set(data, PARTS.get(data, "all")).images)
     save_reference(out, build_reference(images, load_extractor(extractor, weights), source=data))

@@ -1,9 +1,9 @@
-"""Fitness of a genome of a video model: Fréchet distance of its clips. All genomes have the same noise.
+"""Fitness of an allocation of group sizes (a genome) for a video model: Fréchet distance of the clips that it gives.
 
-Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features come from mini-VBench's clip network.
-`mfvd` compares with real clips. `fd_fp` compares with full-precision clips of the same noise and prompts. The budget
-counts the cost of every layer for one token, as for images. So it limits the number of scales. It ignores that the
-layer for keys and values of the prompt computes fewer tokens.
+All genomes have the same noise. Q-DiT searches the group sizes of STDiT3 by FVD on 100 clips. Here the features come
+from mini-VBench's clip network. `mfvd` compares with clips of held-out digits. `fd_fp` compares with full-precision
+clips of the same noise and prompts. The budget counts the cost of every layer for one token, as for images. So it
+limits the number of scales. It ignores that the layer for keys and values of the prompt computes fewer tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,18 +44,21 @@ Prompted = Callable[[Sequence[int]], tuple[Tensor, Tensor]]
 
 
 def moving_digits_prompts(clips: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Prompts about moving digits, drawn as for training."""
+    """Token vectors and mask of a random prompt about moving digits for each clip number, drawn as in training."""
     text, mask = encode(tuple(scenarios_of(clips)))
     return text, mask.bool()
 
 
 def scenarios_of(clips: Sequence[int], *, seed: int = PROMPTS_SEED) -> list[Scenario]:
-    """Scenarios of the clips with these numbers."""
+    """Random scenarios of the clips with these numbers."""
     return [draw_scenario(seed, clip) for clip in clips]
 
 
 class ClipExtractor:
-    """Features of clips uint8 (N, 3, T, H, W), with the interface of an image extractor. Only `pool` has values."""
+    """Extractor that computes features of clips uint8 (N, 3, T, H, W), with the interface of an image extractor.
+
+    All three kinds of features of the result are the same array, and only `pool` is used.
+    """
 
     classes_are_labels = False
 
@@ -69,12 +72,12 @@ class ClipExtractor:
 
 
 def mini_extractor(observer: Observer) -> ClipExtractor:
-    """The clip network of mini-VBench: mFVD."""
+    """Extractor that uses the clip network of mini-VBench. The Fréchet distance of its features is mFVD."""
     return ClipExtractor("mini-vbench", observer.digest, partial(mini_features, observer))
 
 
 def mini_features(observer: Observer, clips: Tensor) -> np.ndarray:
-    """`clip_features` without the instruments that mFVD does not need."""
+    """Features (N, 96) of clips, as `clip_features` gives them. Only the clip network runs."""
     require_clips(clips)
     with torch.inference_mode():
         parts = [observer.network.clips(batch.float() / 127.5 - 1).feature for batch in clips.split(BATCH)]
@@ -82,7 +85,7 @@ def mini_features(observer: Observer, clips: Tensor) -> np.ndarray:
 
 
 def i3d_extractor(network: I3d) -> ClipExtractor:
-    """I3D: FVD, for clips of at least ten frames."""
+    """Extractor that uses I3D. The Fréchet distance of its features is FVD. Clips need at least ten frames."""
 
     def features(clips: Tensor) -> np.ndarray:
         return network(iter(clips.permute(0, 2, 3, 4, 1).contiguous().numpy()))
@@ -93,8 +96,8 @@ def i3d_extractor(network: I3d) -> ClipExtractor:
 class VideoFitness(ImageFitness):
     """Fitness of genomes of a video model: Fréchet distance of the first n clips. See also `ImageFitness`.
 
-    `images` and `images_sampled` count clips. `prompts` gives the text of a clip by its number. `decode` turns outputs
-    of the model into uint8 clips: pixels by default, or latents with a VAE.
+    `images` and `images_sampled` count clips here. `prompts` gives the text of a clip by its number. `decode` turns
+    outputs of the model into uint8 clips. By default it takes them as pixels; for latents give a VAE's decoder.
     """
 
     protocol: FlowProtocol  # type: ignore[assignment]
@@ -133,7 +136,7 @@ class VideoFitness(ImageFitness):
         return self.extractor(self.decode(sampled)).pool if torch.isfinite(sampled).all() else None
 
     def identity(self) -> dict[str, Any]:
-        """Everything the fitness depends on: as for images, plus the prompts and the metric."""
+        """Everything that the fitness depends on: as for images, plus the prompts and the metric."""
         text, mask = self.prompts(range(self.images))
         shown = {"prompts_sha256": digest({"text": text, "mask": mask})}
         named = {"metric": "fvd" if self.extractor.name == I3D else "mfvd"} if self.reference is not None else {}
@@ -142,7 +145,7 @@ class VideoFitness(ImageFitness):
 
 @dataclass(frozen=True)
 class VideoSearchJob:
-    """Inputs of a search for a video model, like `SearchJob`. `metric` is fd_fp or mfvd.
+    """Inputs of a search of group sizes for a video model, like `SearchJob`. `metric` is `fd_fp` or `mfvd`.
 
     `instruments` is the file with mini-VBench's networks.
     """
@@ -165,24 +168,24 @@ class VideoSearchJob:
             raise ConfigError(f"metric {self.metric!r}: allowed for a video model are fd_fp, mfvd")
 
     def modules(self) -> tuple[str, ...]:
-        """Modules that the fitness loads by name: none."""
+        """Modules that the fitness loads by name, for code digests: none."""
         return ()
 
     def quantizer(self) -> LayerQuantizer:
-        """How a layer is quantized."""
+        """The function that quantizes one layer with a given group size."""
         return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
 
     def worker(self) -> VideoFitness:
-        """The fitness for a worker process; it uses one thread."""
+        """Make the fitness for a worker process, which uses one thread."""
         torch.set_num_threads(1)
         return self.fitness()
 
     def noises(self) -> Noises:
-        """Fitness as a function of the noise seed."""
+        """Make the fitness as a function of the noise seed."""
         return Noises(self.worker())
 
     def fitness(self) -> VideoFitness:
-        """A fitness; ConfigError for weights that are no video model of RGB pixels."""
+        """Make the fitness. ConfigError if the weights are not those of a video model of RGB pixels."""
         model = load_model(self.weights)
         if not isinstance(model, STDiT3) or model.config.pixels_per_cell != 1 or model.config.in_channels != 3:
             raise ConfigError(
@@ -211,6 +214,6 @@ class VideoSearchJob:
 
 
 def real_moments(observer: Observer, *, clips: int = REAL_CLIPS) -> Moments:
-    """Moments of the features of real clips of held-out digits."""
+    """Mean and covariance of the features of `clips` clips of held-out digits."""
     real = show(scenarios_of(range(clips), seed=REAL_SEED), "held_out", seed=REAL_SEED)
     return moments(mini_features(observer, real.frames))

@@ -1,1 +1,1 @@
-"""Diffusion transformers with sites and roles, and the loading and converting of their weights."""
+"""Diffusion transformers whose replaceable modules (sites) have roles. It also loads and converts their weights."""

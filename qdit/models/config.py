@@ -1,4 +1,4 @@
-"""Shapes of a DiT and of an STDiT3 as plain numbers, for steps that load no torch."""
+"""Configurations of a DiT, an STDiT3 and a diffusers transformer as plain numbers, for steps that do not load torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from qdit.core.errors import ConfigError
 
 @dataclass(frozen=True)
 class DiTConfig:
-    """Shape of a DiT. `input_size` is the side of the latent (or image) in pixels."""
+    """Configuration of a DiT. `input_size` is the side of the latent (or of the image) in pixels."""
 
     family: ClassVar[str] = "dit"
     """Name of the family of models, as files say it."""
@@ -42,7 +42,7 @@ class DiTConfig:
 
     @property
     def out_channels(self) -> int:
-        """Noise and variance channels (learned sigma)."""
+        """Number of output channels: noise and, as in all DiTs (learned sigma), as many channels for the variance."""
         return 2 * self.in_channels
 
     @property
@@ -51,15 +51,15 @@ class DiTConfig:
         return self.num_classes
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
+        """The fields as a plain dictionary, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class STDiT3Config:
-    """Shape of an STDiT3. The defaults are Open-Sora 1.2's. One model takes clips of any length and size.
+    """Configuration of an STDiT3; the defaults are Open-Sora 1.2's. The same model takes clips of any length and size.
 
-    text_width, text_tokens   width of the text encoder's tokens, and the largest number of tokens of a prompt.
+    text_width, text_tokens   size of the text encoder's vectors, and the largest number of tokens in a prompt.
     base_size                 side in pixels at which the positions of neighbouring cells differ by one.
     pixels_per_cell, fps      defaults of `forward`: pixels per latent cell along a side, and frames per second.
     frame_positions           add a sin-cos embedding of the frame's number to its tokens. The official model has none;
@@ -107,13 +107,13 @@ class STDiT3Config:
         return 2 * self.in_channels
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
+        """The fields as a plain dictionary, for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class DiffusersConfig:
-    """A transformer of diffusers: the name of its class, and the configuration that its class takes, as plain JSON."""
+    """Configuration of a diffusers transformer: the name of its class, and the class's arguments as plain JSON."""
 
     family: ClassVar[str] = "diffusers"
     """Name of the family of models, as files say it."""
@@ -140,5 +140,5 @@ class DiffusersConfig:
         return value
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary, for JSON."""
+        """The fields as a plain dictionary, for JSON."""
         return {"class_name": self.class_name, "values": dict(self.values)}

@@ -2,14 +2,14 @@
 
 There are three important differences (diffusers 0.42):
 
-1. Diffusers divides the exponents of the timestep frequencies by 127; the original and our DiT divide by 128. The
-   weights published in diffusers' format were trained with 128. So a conversion *to* our DiT gives the original's
-   function, not what diffusers computes from the same folder. `to_diffusers` sets the frequencies of its module to 128.
-   This is not part of the config, so call `use_original_frequencies` again after `from_pretrained`. Weights that were
-   trained in diffusers with 127 have no exact counterpart here.
-2. norm3 of a block uses `norm_eps`. It is 1e-5 in the published folders and 1e-6 in the original. `to_diffusers` writes
-   1e-6, and our DiT always uses 1e-6.
-3. Diffusers stores the timestep and label embedders once per block. All copies must be equal; ours has one.
+1. Diffusers divides the exponents of the timestep frequencies by 127; DiT's original program and our DiT divide by 128.
+   The weights published in diffusers' format were trained with 128. So a conversion *to* our DiT gives the function of
+   the original program, not what diffusers computes from the same folder. `to_diffusers` sets the frequencies of its
+   module to 128. This is not part of the config, so call `use_original_frequencies` again after `from_pretrained`.
+   Weights that were trained in diffusers with 127 have no exact counterpart here.
+2. norm3 of a block uses `norm_eps`. It is 1e-5 in the published folders and 1e-6 in the original program.
+   `to_diffusers` writes 1e-6, and our DiT always uses 1e-6.
+3. Diffusers stores the timestep and label embedders once per block. All copies must be equal; our DiT stores one copy.
 
 Diffusers does not store positions, so they are computed again.
 """
@@ -71,7 +71,7 @@ EMBEDDERS = {
 
 
 def key_map(depth: int) -> dict[str, tuple[str, int | None]]:
-    """diffusers' tensor name → (our name, which third of its rows: 0 q, 1 k, 2 v, None for all rows)."""
+    """Map each tensor name of diffusers to (our tensor name, third of its rows: 0 q, 1 k, 2 v, None all rows)."""
     pairs: dict[str, tuple[str, int | None]] = {}
     for leaf in ("weight", "bias"):
         pairs |= {f"{theirs}.{leaf}": (f"{ours}.{leaf}", None) for ours, theirs in OUTER.items()}
@@ -87,7 +87,10 @@ def key_map(depth: int) -> dict[str, tuple[str, int | None]]:
 
 
 def config_from_diffusers(values: Any, *, where: str) -> DiTConfig:
-    """DiTConfig of a diffusers config; CheckpointError if it describes another architecture than DiT's."""
+    """DiTConfig of a diffusers configuration. CheckpointError if it describes no DiT.
+
+    `where` starts the error message.
+    """
     if not isinstance(values, Mapping) or values.get("_class_name") not in CLASS_NAMES:
         class_name = values.get("_class_name") if isinstance(values, Mapping) else values
         raise CheckpointError(f"{where}: _class_name is {class_name!r:.60}; allowed are {', '.join(CLASS_NAMES)}")
@@ -116,7 +119,10 @@ def config_from_diffusers(values: Any, *, where: str) -> DiTConfig:
 
 
 def state_from_diffusers(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> dict[str, Tensor]:
-    """State dict with our names from one with diffusers'; duplicated embedders must agree."""
+    """Rename and join the tensors of a diffusers DiT to a state dict with our names.
+
+    Diffusers stores the embedders once per block. CheckpointError if these copies differ, or if a tensor does not fit.
+    """
     pairs = key_map(config.depth)
     hidden = config.hidden_size
     projection = {"weight": (hidden, hidden), "bias": (hidden,)}
@@ -143,9 +149,10 @@ def state_from_diffusers(state: Mapping[str, Tensor], config: DiTConfig, *, wher
 
 
 def from_diffusers(source: Any, config: Mapping[str, Any] | None = None) -> DiT:
-    """Our DiT, in eval mode, from a DiTTransformer2DModel, or from its state dict and its config.
+    """Convert a DiTTransformer2DModel, or its state dict and its configuration, to our DiT in eval mode.
 
-    The result computes the original's function (frequencies divided by 128, norm eps 1e-6): see the module's text.
+    The result computes the function of the original program (frequencies divided by 128, norm eps 1e-6). The text of
+    this module explains it.
     """
     where = "diffusers model"
     if not isinstance(source, Mapping):
@@ -155,9 +162,10 @@ def from_diffusers(source: Any, config: Mapping[str, Any] | None = None) -> DiT:
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
-    """State dict with our names, and configuration, of a diffusers model folder, in one file or several.
+    """Read a diffusers model folder. Return the state dict with our names, and the configuration.
 
-    Only safetensors are read. If the folder has a manifest.json, the listed files are checked against it.
+    The weights are one file or several, and only safetensors are read. If the folder has a manifest.json, the files are
+    checked against it.
     """
     described = read_json(folder / CONFIG_FILE, error=CheckpointError)
     if isinstance(described, dict) and ("quantization_config" in described or {"format", "sites"} <= described.keys()):
@@ -168,14 +176,17 @@ def read_folder(folder: Path) -> tuple[dict[str, Tensor], DiTConfig]:
 
 
 def use_original_frequencies(module: nn.Module) -> None:
-    """Make a DiTTransformer2DModel divide the timestep frequencies' exponents by 128, as DiT was trained."""
+    """Make a DiTTransformer2DModel divide the exponents of the timestep frequencies by 128, as in DiT's training."""
     for block in module.get_submodule("transformer_blocks").children():
         projection: Any = block.get_submodule("norm1.emb.time_proj")
         projection.downscale_freq_shift = 0
 
 
 def require_convertible(model: DiT) -> None:
-    """Raise Unsupported for a quantized model and for shapes that differ from those fixed in diffusers' code."""
+    """Raise Unsupported if diffusers cannot represent the model.
+
+    That is so if the model is quantized, or if it has a shape for which diffusers' code allows only another value.
+    """
     config = model.config
     require_plain(model)
     if (config.frequency_size, config.mlp_ratio) != (FREQUENCY_SIZE, MLP_RATIO):
@@ -193,9 +204,10 @@ def require_convertible(model: DiT) -> None:
 
 
 def to_diffusers(model: DiT, folder: Path | None = None) -> nn.Module:
-    """A DiTTransformer2DModel in eval mode that computes the same as `model`; also written to `folder` if given.
+    """Convert our DiT to a DiTTransformer2DModel in eval mode with the same function.
 
-    Raises Unsupported for models that diffusers cannot represent (see `require_convertible`).
+    It is also written to `folder` if given. Raises Unsupported for models that diffusers cannot represent (see
+    `require_convertible`).
     """
     from diffusers import DiTTransformer2DModel  # takes seconds to import, needed here only
 

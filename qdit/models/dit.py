@@ -21,7 +21,10 @@ DIT_XL_2_512 = DiTConfig(input_size=64)
 
 
 def sincos_positions(hidden_size: int, side: int) -> Tensor:
-    """(1, side², hidden) fixed positions: first half encodes the column, second half the row (DiT, MAE)."""
+    """Fixed sin-cos embeddings (1, side², hidden) of a square grid's positions, as in DiT and MAE.
+
+    The first half of the channels encodes the column, the second half the row.
+    """
     omega = 10000.0 ** (-np.arange(hidden_size // 4, dtype=np.float64) / (hidden_size / 4))
     rows, columns = np.divmod(np.arange(side * side), side)
 
@@ -34,7 +37,10 @@ def sincos_positions(hidden_size: int, side: int) -> Tensor:
 
 
 def timestep_frequencies(timestep: Tensor, size: int) -> Tensor:
-    """(N, size) = [cos(t f_j) | sin(t f_j)], f_j = 10000^(−j/half): DiT's program divides by half, not half−1."""
+    """Sin-cos features (N, size) of timesteps (N,): [cos(t f_j) | sin(t f_j)] with f_j = 10000^(−j/half).
+
+    half is size / 2. The exponent is divided by half as in DiT's program, not by half − 1.
+    """
     half = size // 2
     frequencies = torch.exp(-np.log(10000.0) * torch.arange(half, dtype=torch.float32, device=timestep.device) / half)
     angles = timestep.float()[:, None] * frequencies
@@ -42,7 +48,7 @@ def timestep_frequencies(timestep: Tensor, size: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Image (N, C, L, L) → tokens (N, T, D), row-major."""
+    """Map an image (N, C, L, L) to tokens (N, T, D), one per patch, row by row."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -55,7 +61,7 @@ class PatchEmbed(nn.Module):
 
 
 class TimestepEmbedder(nn.Module):
-    """Timestep on the original 0…999 scale → (N, D)."""
+    """Map timesteps (N,), on DiT's training scale 0…999, to embeddings (N, D)."""
 
     def __init__(self, config: DiTConfig | STDiT3Config) -> None:
         super().__init__()
@@ -71,7 +77,10 @@ class TimestepEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Class label, or the null class, → (N, D). Label dropout belongs to training, not to this module."""
+    """Map labels (N,) to embeddings (N, D); the null class stands for "no label".
+
+    The training does the label dropout.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -84,9 +93,10 @@ class LabelEmbedder(nn.Module):
 
 
 class ModulatedLayerNorm(nn.Module):
-    """Site `modulate`: LN(x)(1 + scale) + shift, without parameters of its own.
+    """Compute LN(x)(1 + scale) + shift. It is the site `modulate`, and has no parameters of its own.
 
-    `fused` computes it in one pass, or returns None for tensors that it does not take (`prepare_inference` sets it).
+    `fused` is a faster kernel, set by `prepare_inference`. It returns None for tensors that it does not accept; then
+    torch computes.
     """
 
     fused: Callable[[Tensor, Tensor, Tensor], Tensor | None] | None = None
@@ -103,9 +113,9 @@ class ModulatedLayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; q, k, p (softmax output) and v are operand sites, identities by default.
+    """Multi-head self-attention. q, k, v and p (softmax output) are operand sites; by default they change nothing.
 
-    `fused` mixes the values of identities in one pass, or returns None (`prepare_inference` sets it).
+    `fused` is a faster kernel for unchanged operands, set by `prepare_inference`. If it returns None, torch computes.
     """
 
     fused: Callable[[Tensor, int], Tensor | None] | None = None
@@ -118,7 +128,7 @@ class Attention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def heads(self, tokens: Tensor, places: int) -> Tensor:
-        """Tokens (N, places, D) in the shape of the operands: (N, heads, places, d)."""
+        """Divide tokens (N, places, D) into heads: (N, heads, places, d). Operands have this shape."""
         return tokens.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,7 +146,7 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """fc2(GELU_tanh(fc1(x)))."""
+    """MLP of a block: fc2(GELU_tanh(fc1(x)))."""
 
     def __init__(self, config: DiTConfig | STDiT3Config) -> None:
         super().__init__()
@@ -149,7 +159,10 @@ class Mlp(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """adaLN-Zero block; chunk order of the modulation: shift, scale, gate (attention), shift, scale, gate (MLP)."""
+    """adaLN-Zero block.
+
+    Its modulation has six parts: shift, scale, gate of attention, then shift, scale, gate of the MLP.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -166,7 +179,7 @@ class DiTBlock(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated LayerNorm and projection to patches of noise and variance channels."""
+    """Last layer: a modulated LayerNorm, and a linear that gives noise and variance channels of each patch."""
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
@@ -180,7 +193,7 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """Noise and variance of a noisy image: (N, C, L, L), timestep (N,), label (N,) → (N, 2C, L, L)."""
+    """DiT: predicts noise and variance of a noisy image. (N, C, L, L), timestep (N,), label (N,) → (N, 2C, L, L)."""
 
     pos_embed: Tensor
 
@@ -205,14 +218,17 @@ class DiT(nn.Module):
         return self.unpatchify(self.final_layer(tokens, condition))
 
     def unpatchify(self, tokens: Tensor) -> Tensor:
-        """(N, T, p·p·C) → (N, C, L, L); a token holds (row, column, channel)."""
+        """Put the outputs of all patches together to images: (N, T, p·p·C) → (N, C, L, L).
+
+        The values of a token are in the order (row, column, channel).
+        """
         patch, channels = self.config.patch_size, self.config.out_channels
         side = self.config.input_size // patch
         grid = tokens.reshape(-1, side, side, patch, patch, channels)
         return grid.permute(0, 5, 1, 3, 2, 4).reshape(-1, channels, side * patch, side * patch)
 
     def sites(self) -> list[Site]:
-        """Every replaceable submodule, in the order of the data."""
+        """List all replaceable submodules in the order in which the data pass through them."""
         sites = [
             Site("x_embedder.proj", "patch_embed", "conv"),
             Site("t_embedder.mlp.0", "time_embed", "linear"),
@@ -235,13 +251,16 @@ class DiT(nn.Module):
 
 
 def modulation_rows(linear: str, chunk: int, width: int) -> ModulationRows:
-    """Shift and scale rows when they are chunks `chunk` and `chunk + 1` of an adaLN linear."""
+    """Shift and scale rows of an adaLN linear: chunk number `chunk` is the shift, the next chunk the scale.
+
+    A chunk is `width` rows.
+    """
     start = chunk * width
     return ModulationRows(linear, shift=(start, start + width), scale=(start + width, start + 2 * width))
 
 
 def block_sites(index: int, width: int) -> list[Site]:
-    """Sites of one block."""
+    """Sites of block number `index`, in the order in which the data pass through them."""
     prefix = f"blocks.{index}"
     adaln = f"{prefix}.adaLN_modulation.1"
     qkv = f"{prefix}.attn.qkv"

@@ -1,7 +1,7 @@
 """The VAE that decodes DiT's latents into images: the decoder of diffusers' AutoencoderKL, from local files.
 
-Latents are divided by 0.18215 before decoding, for every VAE, because DiT was trained on latents times this factor.
-The VAE is not quantized.
+Latents are divided by 0.18215 before decoding, for every VAE, because DiT was trained on latents multiplied by this
+factor. The VAE is not quantized.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_o
 
 
 class ImageVAE(nn.Module):
-    """Decoder of DiT's latents (N, C, L, L) → images (N, 3, f·L, f·L), in about [−1, 1]."""
+    """Decoder of a VAE: DiT's latents (N, C, L, L) → images (N, 3, f·L, f·L), about in [−1, 1]. f is `factor`."""
 
     def __init__(self, autoencoder: Any) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ class ImageVAE(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the latents."""
+        """Number of channels of the latents."""
         return int(self.autoencoder.config.latent_channels)
 
     @property
     def factor(self) -> int:
-        """Pixels of an image per cell of the latents, along a side."""
+        """Side of an image divided by the side of its latent, for example 8."""
         return int(2 ** (len(self.autoencoder.config.block_out_channels) - 1))
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -47,10 +47,10 @@ class ImageVAE(nn.Module):
 
 
 def load_image_vae(weights: Path) -> ImageVAE:
-    """VAE in eval mode and float32 from a safetensors file with diffusers' config.json in the same folder.
+    """Load a VAE in eval mode and float32, from a safetensors file with diffusers' config.json in the same folder.
 
-    Raises CheckpointError if a file is missing or damaged, if the two do not fit each other, if the factor is not
-    DiT's, or if a value is not finite.
+    Raises CheckpointError if a file is missing or damaged, if weights and configuration do not fit each other, if the
+    latent factor is not DiT's 0.18215, or if a value is not finite.
     """
     from diffusers import AutoencoderKL  # takes seconds to import, needed here only
 
@@ -71,7 +71,7 @@ def load_image_vae(weights: Path) -> ImageVAE:
 
 
 def vae_config(path: Path) -> dict[str, Any]:
-    """Configuration of a VAE for DiT; CheckpointError for anything else."""
+    """Read the configuration of a VAE for DiT. CheckpointError if it describes something else."""
     config = read_json(path, error=CheckpointError)
     if not isinstance(config, dict) or config.get("_class_name", KIND) != KIND or "block_out_channels" not in config:
         class_name = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
@@ -85,7 +85,7 @@ def vae_config(path: Path) -> dict[str, Any]:
 
 
 def renamed(name: str) -> str:
-    """Name of a tensor in the current version of diffusers."""
+    """Translate a tensor name of older diffusers versions to the name in the current version."""
     *path, module, leaf = name.split(".") if name.count(".") else ["", name, ""]
     if "attentions" in path and module in OLD_NAMES:
         return ".".join([*path, OLD_NAMES[module], leaf])

@@ -1,6 +1,4 @@
-"""Loading and saving of weights: our safetensors, official .pt files, published folders.
-
-All other files are refused.
+"""Load and save models: our safetensors, official .pt files, and published folders. All other files are refused.
 
 Every error about a file is a CheckpointError with one line. Some facts are not in a file, for example the heads of a
 DiT. Then the caller states them. If the caller does not, they are assumed for the published models only, and the
@@ -61,21 +59,22 @@ BUILDERS: Mapping[str, Callable[..., Network]] = {DiTConfig.family: build, STDiT
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, and the assumed values of settings that neither the file nor the caller gave: setting → value."""
+    """A model, and the settings that had to be assumed, because neither file nor caller gave them: setting → value."""
 
     model: Network
     assumed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def load_dit(path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> DiT:
-    """`load_model` for steps about images; ConfigError for a video model."""
+    """Load an image model as `load_model` does. ConfigError for a video model."""
     return require_dit(load_model(path, sha256=sha256, num_heads=num_heads), where=str(path))
 
 
 def load_model(path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> Network:
-    """DiT or STDiT3 in eval mode and float32 from a file or folder of weights. Assumed values are logged.
+    """Load a DiT or STDiT3 in eval mode and float32 from a file or folder of weights. Assumed settings are logged.
 
-    `num_heads` is the number of attention heads, if the file does not say it. All else is as in `read_model`.
+    `num_heads` is the number of attention heads, which must be given if the file does not state it. All else is as in
+    `read_model`.
     """
     loaded = read_model(path, sha256=sha256, settings={} if num_heads is None else {"num_heads": num_heads})
     if loaded.assumed:
@@ -84,7 +83,7 @@ def load_model(path: Path, *, sha256: str | None = None, num_heads: int | None =
 
 
 def assumption(assumed: Mapping[str, Any]) -> str:
-    """One line that says what was assumed, and how to state another value."""
+    """One line for the log that says which settings were assumed, and how to state other values."""
     listed = ", ".join(f"{name} {value}" for name, value in assumed.items())
     return (
         f"the file does not say {', '.join(assumed)}; assumed as in the published model of this shape: {listed}; if"
@@ -102,7 +101,7 @@ def read_model(
 ) -> Loaded:
     """Read a DiT or STDiT3, in eval mode and float32, from a file or folder of weights.
 
-    Also returns the assumed values.
+    The result also holds the settings that were assumed.
 
     path        our `.safetensors` (its metadata holds family and configuration); a state dict as `.pt` or
                 `.safetensors`, also under the key `ema`, `model` or `state_dict` and with the prefixes of wrappers; a
@@ -114,10 +113,10 @@ def read_model(
     usual       values to assume for an STDiT3 if neither file nor caller gives them. Without it, values are assumed
                 only for the shape of Open-Sora's model.
 
-    A diffusers folder gives the original's function, not that of diffusers (see qdit/models/diffusers_format.py).
-    Raises CheckpointError for a missing, damaged, unknown or malicious file. It is also raised for tensors that are
-    missing, not expected, of another shape, not floating point or not finite, and for settings that nobody gives.
-    Raises ConfigError if file and caller contradict each other.
+    A diffusers folder gives the function of DiT's original program, not that of diffusers (see
+    qdit/models/diffusers_format.py). Raises CheckpointError for a missing, damaged, unknown or malicious file. It is
+    also raised for tensors that are missing, not expected, of another shape, not floating point or not finite, and for
+    settings that nobody gives. Raises ConfigError if a setting of the caller contradicts the file.
     """
     stated = dict(settings or {})
     assumed: Mapping[str, Any] = {}
@@ -143,7 +142,7 @@ def read_model(
 
 
 def read_file(path: Path) -> tuple[dict[str, Any], Any]:
-    """(tensors by their own names, our metadata) of a single file."""
+    """Read a single file of weights: its tensors by the names in the file, and our metadata if the file has it."""
     if path.suffix == ".safetensors":
         state, metadata = load_tensors(path)
     elif path.suffix in OFFICIAL_SUFFIXES:
@@ -164,9 +163,9 @@ def read_file(path: Path) -> tuple[dict[str, Any], Any]:
 def described_config(
     state: Mapping[str, Any], metadata: Any, path: Path, stated: Mapping[str, Any], usual: Mapping[str, Any]
 ) -> tuple[NetworkConfig, Mapping[str, Any]]:
-    """Configuration from a file's metadata, or from its shapes and the stated values.
+    """Configuration of a file, from its metadata, or else from its tensor shapes and the stated settings.
 
-    Also returns the assumed values.
+    Also returns the assumed settings.
     """
     where = str(path)
     if isinstance(metadata, Mapping) and CONFIG_KEY in metadata:
@@ -201,19 +200,19 @@ def save_model(path: Path, model: Network, *, metadata: Mapping[str, Any] | None
 
 
 def model_metadata(config: NetworkConfig) -> dict[str, Any]:
-    """Metadata of our files about their model. A DiT has no family name, as in files older than STDiT3."""
+    """Metadata of our files: the model's configuration and family. A DiT has no family entry, as in our first files."""
     family = family_of(config)
     return ({} if family == "dit" else {FAMILY_KEY: family}) | {CONFIG_KEY: config.to_dict()}
 
 
 def import_official(source: Path, path: Path, *, sha256: str | None = None, num_heads: int | None = None) -> None:
-    """Convert official weights (or a diffusers folder) once to our format at `path`; the source is noted there."""
+    """Convert official weights, or a diffusers folder, to our format at `path`. The file records its source."""
     settings = {} if num_heads is None else {"num_heads": num_heads}
     save_import(source, path, read_model(source, sha256=sha256, settings=settings))
 
 
 def save_import(source: Path, path: Path, loaded: Loaded) -> None:
-    """Write a model in our format, with the name and digest of its source and the assumed values."""
+    """Write a model in our format, with the name and digest of its source and the assumed settings as metadata."""
     digest = sha256_file(source) if source.is_file() else None
     note = {"assumed": dict(loaded.assumed)} if loaded.assumed else {}
     save_model(path, loaded.model, metadata={"source": {"name": source.name, "sha256": digest}, **note})

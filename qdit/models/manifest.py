@@ -24,14 +24,14 @@ def describe(path: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path) -> Path:
-    """Describe every safetensors file of `folder` in its manifest.json; returns the manifest's path."""
+    """Write the manifest.json of a folder, with an entry for each of its safetensors files. Return its path."""
     path = folder / MANIFEST
     write_json(path, {"files": {file.name: describe(file) for file in sorted(folder.glob("*.safetensors"))}})
     return path
 
 
 def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """File name → entry of a folder's manifest; CheckpointError if it is missing or not a manifest."""
+    """Read the manifest of a folder: file name → entry. CheckpointError if the file is missing or is no manifest."""
     path = folder / MANIFEST
     content = read_json(path, error=CheckpointError)
     files = content.get("files") if isinstance(content, dict) else None
@@ -44,7 +44,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def is_entry(name: str, entry: Any) -> bool:
-    """Whether this is a valid entry: the name of a file in this folder, with a size and a digest."""
+    """Whether a manifest entry is valid: `name` is a file name without a folder, and the entry has size and digest."""
     return (
         Path(name).name == name
         and isinstance(entry, dict)
@@ -54,10 +54,10 @@ def is_entry(name: str, entry: Any) -> bool:
 
 
 def check_file(path: Path, sha256: str | None = None) -> None:
-    """Raise CheckpointError if a file is missing or its digest is wrong.
+    """Raise CheckpointError if a file is missing, or if its content has another digest than expected.
 
-    The digest is `sha256` if it is given. Otherwise it is that of the manifest.json beside the file, if the manifest
-    lists the file. Without either, nothing is compared.
+    The expected digest is `sha256`, or else the one in the manifest.json of the same folder, if it lists the file. With
+    neither, only the existence of the file is checked.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; check the path or run the step that makes it")

@@ -1,4 +1,4 @@
-"""Families of networks (DiT, STDiT3, diffusers' transformers): their common type, and a registry of the families."""
+"""Families of networks (DiT, STDiT3, diffusers' transformers): their common type, and the classes of each family."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,7 +39,7 @@ def family_of(config: NetworkConfig) -> str:
 
 
 def config_class(family: object, *, error: type[Exception] = ConfigError) -> type[NetworkConfig]:
-    """Class of configurations of a family; an unknown one raises `error`."""
+    """Configuration class of a family by its name. An unknown name raises `error`."""
     if not isinstance(family, str) or family not in CONFIGS:
         hint = did_you_mean(str(family), CONFIGS)
         raise error(f"model family {family!r:.60}: allowed are {', '.join(CONFIGS)}{hint}")
@@ -47,9 +47,9 @@ def config_class(family: object, *, error: type[Exception] = ConfigError) -> typ
 
 
 def empty_network(config: NetworkConfig) -> Network:
-    """A model on the meta device: it takes no memory and has no values. A state dict is assigned to it later.
+    """Build a model on the meta device: its tensors have no memory and no values. A state dict is assigned to it later.
 
-    A transformer of diffusers has values in its buffers, since no file holds those.
+    The buffers of a diffusers transformer do have values, because no file stores them.
     """
     if isinstance(config, DiffusersConfig):
         return build_network(config)
@@ -58,7 +58,10 @@ def empty_network(config: NetworkConfig) -> Network:
 
 
 def require_ours(model: Network, *, where: str) -> None:
-    """Raise ConfigError for a transformer of diffusers, which only its own pipeline runs."""
+    """Raise ConfigError for a transformer of diffusers, because only its own pipeline can run it.
+
+    `where` starts the message.
+    """
     if isinstance(model, DiffusersNetwork):
         raise ConfigError(
             f"{where}: holds a {model.config.class_name}, which this step cannot run; load it in its own pipeline"
@@ -67,7 +70,7 @@ def require_ours(model: Network, *, where: str) -> None:
 
 
 def require_dit(model: Network, *, where: str) -> DiT:
-    """The model as an image model; ConfigError for a video model and for another transformer of diffusers."""
+    """Return the model if it is a DiT. ConfigError for a video model or a transformer of diffusers."""
     require_ours(model, where=where)
     if not isinstance(model, DiT):
         raise ConfigError(f"{where}: holds a video model (STDiT3), this step is for images; give the weights of a DiT")
@@ -75,7 +78,7 @@ def require_dit(model: Network, *, where: str) -> DiT:
 
 
 def require_stdit3(model: Network, *, where: str) -> STDiT3:
-    """The model as a video model; ConfigError for an image model and for another transformer of diffusers."""
+    """Return the model if it is an STDiT3. ConfigError for an image model or a transformer of diffusers."""
     require_ours(model, where=where)
     if not isinstance(model, STDiT3):
         raise ConfigError(f"{where}: holds an image model (DiT), this step is for videos; give weights of an STDiT3")

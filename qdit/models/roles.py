@@ -29,9 +29,9 @@ side.
 
 @dataclass(frozen=True)
 class ModulationRows:
-    """Rows of an adaLN linear that give the shift and scale before a site's input (per input channel).
+    """Rows of an adaLN linear (`linear`) that give shift and scale of each input channel of a site.
 
-    `others` are rows for tokens of other streams that the site also reads: the text tokens of CogVideoX.
+    `others` are such rows for other tokens that the same site reads, for example the text tokens of CogVideoX.
     """
 
     linear: str
@@ -42,7 +42,7 @@ class ModulationRows:
 
 @dataclass(frozen=True)
 class ValueRows:
-    """Rows of the qkv linear that give V, whose per-channel factor passes through attention unchanged."""
+    """Rows of a linear, such as qkv, that give V. A factor of a channel of V passes through attention unchanged."""
 
     linear: str
     rows: tuple[int, int]
@@ -50,9 +50,9 @@ class ValueRows:
 
 @dataclass(frozen=True)
 class SharedModulation:
-    """The modulate site before a linear, if all blocks share the linear that gives shift and scale (STDiT3).
+    """Fold source of a linear in an STDiT3, where all blocks share the linear that gives shift and scale.
 
-    The shared linear cannot absorb a factor for one block, so the modulate site itself absorbs it.
+    The shared linear cannot absorb a factor for one block. So the site `modulate` before the linear absorbs it.
     """
 
     modulate: str
@@ -60,17 +60,17 @@ class SharedModulation:
 
 @dataclass(frozen=True)
 class NormWeights:
-    """A LayerNorm with weight and bias of its own, whose output is a site's input (cross-attention of Wan)."""
+    """Fold source of a site that reads the output of a LayerNorm with weight and bias (Wan's cross-attention)."""
 
     norm: str
 
 
 @dataclass(frozen=True)
 class OwnInput:
-    """No module gives a site's input: the class itself adds one modulation of all blocks to a table of the block.
+    """Fold source of a site whose input the model's own code modulates: it adds a table of the block to one modulation.
 
-    So no layer can absorb a factor for one block. The sites with this input absorb it themselves: each has an input
-    transform (PixArt, Wan). `name` is a name for the input, which these sites have in common.
+    All blocks share this modulation, so no layer can absorb a factor for one block (PixArt, Wan). Each site with this
+    input divides it by an input transform of its own. `name` names the input that these sites share.
     """
 
     name: str
@@ -81,10 +81,10 @@ FoldSource = ModulationRows | ValueRows | SharedModulation | NormWeights | OwnIn
 
 @dataclass(frozen=True)
 class Site:
-    """One replaceable submodule: its path, its role, the block it is in (None outside the blocks).
+    """One replaceable submodule: its path, its role, and the number of its block (None outside the blocks).
 
-    `inside` is the path of the block, empty for a whole model that is one block. Only transformers of diffusers state
-    it: in a DiT and an STDiT3 it is the first two parts of the name.
+    `inside` is the path of the block. It is empty if the whole model counts as one block. Only sites in diffusers'
+    transformers have it; in a DiT and an STDiT3 the first two parts of `name` are this path.
     """
 
     name: str
@@ -101,13 +101,16 @@ class Site:
 
 
 class HasSites(Protocol):
-    """Interface of a model for methods: it lists its sites."""
+    """A model that lists its sites. Methods need no more of a model than this."""
 
     def sites(self) -> list[Site]: ...
 
 
 class StepContext:
-    """The timestep of each row of the current forward pass; sites may hold a reference and read it."""
+    """Timestep of each row (sample) of the current forward pass.
+
+    Sites may keep a reference to it and read the timestep.
+    """
 
     def __init__(self) -> None:
         self.timestep: torch.Tensor | None = None
@@ -116,12 +119,15 @@ class StepContext:
 def select(
     sites: Iterable[Site], *, roles: Collection[str] | None = None, kinds: Collection[Kind] | None = None
 ) -> list[Site]:
-    """Sites with one of the roles and kinds (None: any), in the model's order."""
+    """Sites that have one of the roles and one of the kinds, in the order of the model.
+
+    None allows every role or kind.
+    """
     return [s for s in sites if (roles is None or s.role in roles) and (kinds is None or s.kind in kinds)]
 
 
 def linear_of(model: "nn.Module", site: Site | str) -> "nn.Linear":
-    """The linear at a site, or the quantized module in its place, which has the same weight and bias."""
+    """The linear at a site, or the quantized module that replaced it. Both have `weight` and `bias`."""
     return cast("nn.Linear", model.get_submodule(site if isinstance(site, str) else site.name))
 
 

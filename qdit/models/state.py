@@ -1,4 +1,4 @@
-"""State dicts of a DiT. Tensor shapes give the configuration; every tensor is checked before the model is built.
+"""Check the state dict of a DiT. Its tensor shapes give the configuration, and every tensor is checked.
 
 Names and shapes are those of the official checkpoints (facebookresearch/DiT; for STDiT3 see stdit3_state.py). Nothing
 is guessed, dropped or converted silently. Every difference from the configuration is a CheckpointError with the
@@ -41,13 +41,13 @@ PLAIN_MODULES: dict[str, tuple[type[nn.Module], ...]] = {
 
 
 def listed(names: Collection[str], limit: int = 3) -> str:
-    """Text with the first few names, and the number of further names."""
+    """List the first names in a text, and say how many more there are."""
     shown = ", ".join(sorted(names)[:limit])
     return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def positive_integers(values: Mapping[str, Any], names: Collection[str], *, where: str) -> dict[str, int]:
-    """The named entries of a mapping. Each must be an integer from 1 to 65536."""
+    """Pick the named entries of a mapping. CheckpointError unless each is an integer from 1 to 65536."""
     for name in names:
         value = values.get(name)
         if type(value) is not int or not 1 <= value <= LARGEST:
@@ -59,7 +59,10 @@ def positive_integers(values: Mapping[str, Any], names: Collection[str], *, wher
 
 
 def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C:
-    """Configuration with these values. A ConfigError becomes a CheckpointError about the file."""
+    """Build a configuration of class `kind` from these values.
+
+    A ConfigError becomes a CheckpointError about the file.
+    """
     try:
         return kind(**values)
     except ConfigError as problem:
@@ -67,9 +70,9 @@ def checked_config(values: Mapping[str, Any], kind: type[C], *, where: str) -> C
 
 
 def read_config(values: Any, kind: type[C], *, where: str) -> C:
-    """Configuration from a dictionary in a file.
+    """Build a configuration of class `kind` from a dictionary in a file.
 
-    Every field must be there, and no other key. Values are positive integers or booleans.
+    Raises CheckpointError unless the dictionary has exactly the fields of the class, as positive integers or booleans.
     """
     flags = [field.name for field in fields(kind) if field.type is bool]
     numbers = [field.name for field in fields(kind) if field.type is not bool]
@@ -94,7 +97,10 @@ def read_config(values: Any, kind: type[C], *, where: str) -> C:
 def shape_of(
     shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int, *, of: str, where: str
 ) -> tuple[int, ...]:
-    """Shape of a required tensor, which must have this number of dimensions. `of` names its owner in the message."""
+    """Shape of the tensor `name`. CheckpointError if it is missing or has not `dimensions` dimensions.
+
+    `of` says in the message what the tensor belongs to.
+    """
     shape = shapes.get(name)
     if shape is None or len(shape) != dimensions or 0 in shape:
         raise CheckpointError(
@@ -107,7 +113,7 @@ def shape_of(
 def infer_config(
     shapes: Mapping[str, tuple[int, ...]], *, where: str, num_heads: int | None = None
 ) -> tuple[DiTConfig, dict[str, int]]:
-    """Configuration of a state dict with official names, and the assumed values. Shapes give the configuration.
+    """Derive a DiT's configuration from the tensor shapes of a state dict. Also return the assumed values.
 
     No shape gives `num_heads`. If the caller does not give it either, the heads of the published DiT of this width and
     depth are assumed. For any other width and depth a CheckpointError is raised.
@@ -151,7 +157,10 @@ def infer_config(
 
 
 def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
-    """Shapes that decide the configuration, except the number of heads. They are checked before a module is made."""
+    """Name → shape of tensors that together decide the configuration, except the number of heads.
+
+    They are checked before a module is built.
+    """
     hidden, patch = config.hidden_size, config.patch_size
     return {
         "x_embedder.proj.weight": (hidden, config.in_channels, patch, patch),
@@ -164,7 +173,7 @@ def defining_shapes(config: DiTConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], *, where: str) -> None:
-    """Raise CheckpointError if a tensor that is expected and present has another shape."""
+    """Raise CheckpointError if a tensor has another shape than expected. Missing tensors are not an error here."""
     for name, shape in expected.items():
         if name in state and tuple(state[name].shape) != shape:
             raise CheckpointError(
@@ -174,7 +183,7 @@ def check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, 
 
 
 def check_names(names: Collection[str], expected: Collection[str], *, where: str) -> None:
-    """Raise CheckpointError if an expected tensor is missing or an unexpected one is present."""
+    """Raise CheckpointError if an expected tensor is missing or an unexpected tensor is present."""
     faults = []
     if missing := set(expected) - set(names):
         faults.append(f"{len(missing)} tensors are missing ({listed(missing)})")
@@ -206,9 +215,9 @@ def check_values(state: Mapping[str, Tensor], *, where: str) -> None:
 
 
 def build(state: Mapping[str, Tensor], config: DiTConfig, *, where: str) -> DiT:
-    """DiT in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit.
+    """Build a DiT in eval mode with float32 copies of these tensors. CheckpointError if anything does not fit.
 
-    `state` has the official names and exactly the tensors of `config`; `where` starts the error messages.
+    `state` must have exactly the tensors of `config`, with the official names. `where` starts the error messages.
     """
     return load_strictly(state, lambda: DiT(config), defining_shapes(config), depth=config.depth, where=where)
 
@@ -221,9 +230,10 @@ def load_strictly(
     depth: int,
     where: str,
 ) -> M:
-    """Build a module with `make`, in eval mode, with float32 copies of exactly these tensors.
+    """Build a module by `make()`, in eval mode, with float32 copies of exactly these tensors.
 
-    The `defining` shapes are checked first, so that a file cannot request a huge module.
+    The `defining` shapes are checked before `make` is called, so that a file cannot make it build a huge module.
+    `depth` is the number of blocks.
     """
     check_tensors(state, where=where)
     if missing := [name for name in defining if name not in state]:

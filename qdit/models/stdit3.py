@@ -21,15 +21,16 @@ STDIT3_XL_2 = STDiT3Config()
 
 
 def sincos(places: np.ndarray, width: int) -> np.ndarray:
-    """(places, width) = [sin(p ω_k) | cos(p ω_k)], ω_k = 10000^(−2k/width), float64."""
+    """Sin-cos features (places, width) of positions p: [sin(p ω_k) | cos(p ω_k)], ω_k = 10000^(−2k/width), float64."""
     angles = np.outer(places, 10000.0 ** (-np.arange(0, width, 2) / width))
     return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def spatial_positions(hidden_size: int, rows: int, columns: int, scale: float) -> Tensor:
-    """(rows · columns, hidden) float32 positions: first half encodes the column, second half the row.
+    """Sin-cos embeddings (rows · columns, hidden) of grid positions, float32. First half: column, second half: row.
 
-    Places are stretched to a square of the same area and divided by `scale`, the clip's size over the base size.
+    Positions are stretched to a square of the same area, and divided by `scale`: the clip's size relative to the base
+    size.
     """
     base = round((rows * columns) ** 0.5)
     down, across = (np.arange(count) / scale * base / count for count in (rows, columns))
@@ -41,7 +42,10 @@ def spatial_positions(hidden_size: int, rows: int, columns: int, scale: float) -
 
 
 class ClipEmbed(nn.Module):
-    """Clip (N, C, T, H, W), divisible by the patches → tokens (N, frames, positions, D), row by row."""
+    """Map a clip (N, C, T, H, W), divisible by the patches, to tokens (N, frames, positions, D).
+
+    Positions are row by row.
+    """
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -53,7 +57,7 @@ class ClipEmbed(nn.Module):
 
 
 class TextProjection(nn.Module):
-    """Projection of the text encoder's tokens (…, text_width) → (…, D)."""
+    """Map the text encoder's tokens (…, text_width) to the width of the model, (…, D)."""
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -66,7 +70,10 @@ class TextProjection(nn.Module):
 
 
 class TextEmbedder(nn.Module):
-    """Projection of the text, and the learned tokens for "no text". Dropout of texts belongs to the training."""
+    """Project the text to the width of the model, and hold the learned tokens for "no text".
+
+    The training, not this class, replaces random texts by "no text".
+    """
 
     y_embedding: Tensor
 
@@ -76,15 +83,19 @@ class TextEmbedder(nn.Module):
         self.y_proj = TextProjection(config)
 
     def forward(self, text: Tensor, mask: Tensor) -> Tensor:
-        """Text (N, L, text_width) with mask (N, L) → (N, L, D). Padding is set to zero before and after."""
+        """Project text (N, L, text_width) to (N, L, D).
+
+        Tokens outside the mask (N, L) are set to zero before and after.
+        """
         valid = mask[:, :, None]
         return self.y_proj(text.masked_fill(~valid, 0)).masked_fill(~valid, 0)
 
 
 class STDiT3Block(nn.Module):
-    """Self-attention in space or time, cross-attention to the text without norm or gate, MLP.
+    """Block with self-attention over positions or frames, cross-attention to the text, and an MLP.
 
-    Chunk order of the modulation: shift, scale, gate (attention), shift, scale, gate (MLP).
+    Cross-attention has no norm and no gate. The modulation has six parts: shift, scale, gate of self-attention, then
+    shift, scale, gate of the MLP.
     """
 
     def __init__(self, config: STDiT3Config, rotation: Rotation | None = None) -> None:
@@ -97,7 +108,10 @@ class STDiT3Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(self, x: Tensor, text: Tensor, modulation: Tensor, mask: Tensor) -> Tensor:
-        """x (N, frames, positions, D), text (N, L, D), modulation (N, 6D), mask (N, L) → like x."""
+        """Compute the tokens after the block, in the shape of x.
+
+        x is (N, frames, positions, D), text (N, L, D), modulation (N, 6D). mask (N, L) is true at valid text tokens.
+        """
         frames, tokens = x.shape[1], x.flatten(1, 2)
         six = self.scale_shift_table + modulation.unflatten(1, (6, -1))
         shift1, scale1, gate1, shift2, scale2, gate2 = six.unbind(1)
@@ -109,7 +123,10 @@ class STDiT3Block(nn.Module):
 
 
 class FinalLayer(nn.Module):
-    """Modulated LayerNorm and projection to patches; `condition` is the embedding itself, not t_block's output."""
+    """Last layer: a modulated LayerNorm and the projection to patches.
+
+    `condition` is the embedding of timestep and fps itself, not the output of `t_block`.
+    """
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -124,7 +141,10 @@ class FinalLayer(nn.Module):
 
 
 class STDiT3(nn.Module):
-    """Velocity (data − noise) of a noisy clip and its text: (N, C, T, H, W) → (N, 2C, T, H, W), first half used."""
+    """STDiT3: predicts the velocity (data − noise) of a noisy clip with a text. (N, C, T, H, W) → (N, 2C, T, H, W).
+
+    Only the first C output channels are used.
+    """
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -169,7 +189,10 @@ class STDiT3(nn.Module):
         return self.unpatchify(self.final_layer(tokens.flatten(1, 2), condition), x.shape[2:])
 
     def embed(self, x: Tensor, height: Tensor | float | None, width: Tensor | float | None) -> Tensor:
-        """Tokens (N, frames, positions, D) with their positions; x is padded with zeros at the end of each side."""
+        """Embed a clip as tokens (N, frames, positions, D) with their positions.
+
+        Before, x is padded with zeros to whole patches.
+        """
         config = self.config
         frames, rows, columns = self.grid(x.shape[2:])
         added = (rows * config.patch_size - x.shape[3], columns * config.patch_size - x.shape[4])
@@ -184,31 +207,34 @@ class STDiT3(nn.Module):
         return tokens
 
     def embedded_fps(self, fps: Tensor | float | None, rows: int, like: Tensor) -> Tensor:
-        """(rows, D) embedding of the frames per second, in the dtype and on the device of `like`."""
+        """Embedding (rows, D) of the frames per second for `rows` samples, in the dtype and on the device of `like`."""
         value = torch.as_tensor(self.config.fps if fps is None else fps, dtype=torch.float32, device=like.device)
         embedded: Tensor = self.fps_embedder(value.expand(rows), like.dtype)
         return embedded
 
     def blocks(self) -> Iterator[nn.Module]:
-        """All blocks in the order of the data: spatial 0, temporal 0, spatial 1, …"""
+        """All blocks in the order in which the data pass through them: spatial 0, temporal 0, spatial 1, and so on."""
         for pair in zip(self.spatial_blocks, self.temporal_blocks, strict=True):
             yield from pair
 
     def null_text(self, rows: int, tokens: int) -> Tensor:
-        """Text (rows, tokens, text_width) of the unconditional branch: the first learned tokens, as many as the prompt
-        has.
+        """Text (rows, tokens, text_width) of the unconditional branch: the first `tokens` learned tokens for "no text".
 
-        In the original, this branch has the mask of the prompt, so its length depends on the prompt.
+        `tokens` is the length of the prompt. Also in Open-Sora's program, the unconditional branch has the mask of the
+        prompt. So its length depends on the prompt.
         """
         return self.y_embedder.y_embedding[:tokens].expand(rows, -1, -1)
 
     def grid(self, size: torch.Size) -> tuple[int, int, int]:
-        """Number of patches along frames, rows and columns of a clip (T, H, W)."""
+        """Number of patches along the frames, rows and columns of a clip of size (T, H, W)."""
         patch, (frames, rows, columns) = self.config.patch_size, size
         return -(-frames // self.config.frame_patch), -(-rows // patch), -(-columns // patch)
 
     def unpatchify(self, tokens: Tensor, size: torch.Size) -> Tensor:
-        """(N, tokens, p_t·p·p·C) → (N, C, T, H, W) without the padding; a token holds (frame, row, column, channel)."""
+        """Put the outputs of all patches together to clips: (N, tokens, p_t·p·p·C) → (N, C, T, H, W).
+
+        The padding is cut off. The values of a token are in the order (frame, row, column, channel).
+        """
         config = self.config
         patch = (config.frame_patch, config.patch_size, config.patch_size, config.out_channels)
         cells = tokens.reshape(len(tokens), *self.grid(size), *patch).permute(0, 7, 1, 4, 2, 5, 3, 6)
@@ -216,7 +242,7 @@ class STDiT3(nn.Module):
         return whole[:, :, : size[0], : size[1], : size[2]]
 
     def sites(self) -> list[Site]:
-        """Every replaceable submodule, in the order of the data."""
+        """List all replaceable submodules in the order in which the data pass through them."""
         sites = [
             Site("x_embedder.proj", "patch_embed", "conv"),
             *(Site(f"t_embedder.mlp.{index}", "time_embed", "linear") for index in (0, 2)),
@@ -236,14 +262,17 @@ class STDiT3(nn.Module):
 
 
 def pixels(side: Tensor | float | None, default: int) -> float:
-    """Side of the clip in pixels, from a number or from the first entry of a batch whose entries are equal."""
+    """Side of the clips in pixels: a number, the first entry of a tensor of equal entries, or `default` for None."""
     if side is None:
         return float(default)
     return float(side.flatten()[0]) if isinstance(side, Tensor) else float(side)
 
 
 def block_sites(prefix: str, block: int, width: int) -> list[Site]:
-    """Sites of one block. `block` counts spatial and temporal blocks together, in the order of the data."""
+    """Sites of one block.
+
+    `block` is its number among spatial and temporal blocks together, in the order of the data.
+    """
     qkv, text = f"{prefix}.attn.qkv", f"{prefix}.cross_attn.kv_linear"
     norms = [f"{prefix}.norm{number}" for number in (1, 2)]
     return [

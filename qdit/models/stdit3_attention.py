@@ -1,8 +1,7 @@
-"""Attention of STDiT3: over the positions of a frame, over the frames of a position, and from tokens to text.
+"""Attention of STDiT3: among the positions of a frame, among the frames of a position, and from tokens to text.
 
-The code follows the architecture and uses torch's own attention and plain masks. Linear
-sites always get (N, tokens, D), all tokens of a clip in one row. So everything that holds for sites of a DiT holds
-here.
+The code follows Open-Sora's architecture and uses torch's own attention with plain masks. Linear sites always get (N,
+tokens, D), all tokens of a clip in one row, as in a DiT.
 """
 
 import torch
@@ -13,7 +12,7 @@ from qdit.models.config import STDiT3Config
 
 
 class RMSNorm(nn.Module):
-    """x / √(mean x² + 1e-6) · weight over the last dimension, computed in float32."""
+    """Compute x / √(mean(x²) + 1e-6) · weight over the last dimension, in float32."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -25,7 +24,10 @@ class RMSNorm(nn.Module):
 
 
 class Rotation(nn.Module):
-    """Rotary embedding: channels (2k, 2k + 1) at place p are turned by the angle p θ_k, θ_k = 10000^(−2k/size)."""
+    """Rotary position embedding.
+
+    At place p it turns channels (2k, 2k + 1) by the angle p θ_k, θ_k = 10000^(−2k/size).
+    """
 
     freqs: Tensor
 
@@ -34,7 +36,7 @@ class Rotation(nn.Module):
         self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2).float() / size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, places, size) → the same shape."""
+        """Turn the channels of x (…, places, size). The shape stays the same."""
         places = torch.arange(x.shape[-2], device=x.device, dtype=torch.float32)
         angles = (places[:, None] * self.freqs.float()).repeat_interleave(2, dim=-1)
         turned = torch.stack([-x[..., 1::2], x[..., 0::2]], dim=-1).flatten(-2)
@@ -42,10 +44,10 @@ class Rotation(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Attention within each frame, or (with a `rotation`) along the frames of each position.
+    """Attention among the positions of each frame. With a `rotation`, it is among the frames of each position instead.
 
-    q, k, p (softmax output) and v are operand sites; by default they change nothing. Their shape is (N, frames, heads,
-    positions, d), or along the frames (N, positions, heads, frames, d).
+    q, k, v and p (softmax output) are operand sites; by default they change nothing. Their shape is (N, frames, heads,
+    positions, d), or among frames (N, positions, heads, frames, d).
     """
 
     def __init__(self, config: STDiT3Config, rotation: Rotation | None) -> None:
@@ -59,7 +61,7 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, tokens: Tensor, frames: int) -> Tensor:
-        """(N, frames · positions, D) → the same shape."""
+        """Compute attention for tokens (N, frames · positions, D). The shape stays the same."""
         n, count, width = tokens.shape
         places = frames if self.shared else count // frames
         q, k, v = (self.heads(projected, places) for projected in self.qkv(tokens).chunk(3, dim=-1))
@@ -71,9 +73,10 @@ class SelfAttention(nn.Module):
         return self.proj(mixed.reshape(n, count, width))
 
     def heads(self, tokens: Tensor, places: int) -> Tensor:
-        """Tokens (N, frames · positions, D) in the operands' shape; `places` tokens attend to each other.
+        """Divide tokens (N, frames · positions, D) into heads, in the shape of the operands.
 
-        The shape is (N, frames, heads, positions, d) within the frames and (N, positions, heads, frames, d) along them.
+        `places` tokens attend to each other. The shape is (N, frames, heads, positions, d) for attention within frames,
+        and (N, positions, heads, frames, d) for attention among frames.
         """
         parts = tokens.unflatten(-1, (self.num_heads, -1))
         others = tokens.shape[1] // places
@@ -82,7 +85,7 @@ class SelfAttention(nn.Module):
         return parts.unflatten(1, (others, places)).transpose(2, 3)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q kᵀ / √d) v over the last two dimensions of (N, …, heads, places, d)."""
+        """Compute softmax(q kᵀ / √d) v over the last two dimensions of q, k and v, each (N, …, heads, places, d)."""
         if all(isinstance(site, nn.Identity) for site in (self.q, self.k, self.p, self.v)):
             mixed = F.scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1))
             return mixed.unflatten(0, q.shape[:2])
@@ -91,7 +94,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from every token of a clip to the valid tokens of its own text; its operands are not sites."""
+    """Attention from every token of a clip to the valid tokens of the clip's text. q, k, v and p are no sites here."""
 
     def __init__(self, config: STDiT3Config) -> None:
         super().__init__()
@@ -101,7 +104,10 @@ class CrossAttention(nn.Module):
         self.proj = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, tokens: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """Tokens (N, K, D), text (N, L, D), mask (N, L) with true at valid text tokens → (N, K, D)."""
+        """Attend from tokens (N, K, D) to text (N, L, D), and return (N, K, D).
+
+        mask (N, L) is true at valid text tokens.
+        """
         n, count, width = tokens.shape
         q = self.q_linear(tokens).reshape(n, count, self.num_heads, -1).transpose(1, 2)
         k, v = self.kv_linear(text).reshape(n, text.shape[1], 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)

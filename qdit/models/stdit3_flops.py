@@ -4,7 +4,10 @@ from qdit.models.config import STDiT3Config
 
 
 def forward_flops(config: STDiT3Config, size: tuple[int, int, int], text_tokens: int) -> int:
-    """Operations of linears and attention for one clip of `size` (T, H, W) cells and a text of `text_tokens` tokens."""
+    """Number of operations of linears and attention, for one clip of `size` (T, H, W) latent cells.
+
+    The text has `text_tokens` tokens.
+    """
     width, patch = config.hidden_size, config.patch_size
     frames, places = -(-size[0] // config.frame_patch), -(-size[1] // patch) * -(-size[2] // patch)
     tokens, cells = frames * places, config.frame_patch * patch**2

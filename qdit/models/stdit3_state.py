@@ -1,6 +1,7 @@
-"""State dicts of an STDiT3. Shapes or an official folder give the configuration, and every tensor is checked.
+"""Check the state dict of an STDiT3. Its shapes, or an official folder, give the configuration.
 
-Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. The configuration of a file and its tensors must agree.
+Every tensor is checked. Names and shapes are those of hpcai-tech/OpenSora-STDiT-v3. The configuration of a file and its
+tensors must agree.
 """
 
 from collections.abc import Mapping
@@ -61,9 +62,9 @@ def infer_stdit3_config(
     stated: Mapping[str, Any],
     usual: Mapping[str, Any] | None = None,
 ) -> tuple[STDiT3Config, dict[str, Any]]:
-    """Configuration of a state dict with official names, and the assumed values.
+    """Derive an STDiT3's configuration from the tensor shapes of a state dict. Also return the assumed values.
 
-    `stated` are fields that the caller knows. No shape gives the `HIDDEN` fields. If the caller does not state them,
+    `stated` are fields that the caller knows. No shape gives the fields of `HIDDEN`. If the caller does not state them,
     `usual` gives them. Without `usual` they are assumed for the published shape only; other shapes give a
     CheckpointError.
     """
@@ -103,14 +104,17 @@ def infer_stdit3_config(
 
 
 def said_by_folder(folder: Path) -> dict[str, Any]:
-    """The `HIDDEN` settings of a published folder, from its config.json. Without this file they are Open-Sora's."""
+    """Settings of `HIDDEN`, which no shape gives, from a published folder's config.json.
+
+    Without this file they are Open-Sora's.
+    """
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     settings = {name: values.get(name, getattr(PUBLISHED, name)) for name in HIDDEN}
     return settings | ({"base_size": values["input_sq_size"]} if "input_sq_size" in values else {})
 
 
 def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]:
-    """State dict and configuration of a published folder. Only safetensors are read."""
+    """Read the state dict and the configuration of a published folder. Only safetensors are read."""
     where = str(folder / CONFIG_FILE)
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     for name, wanted in REQUIRED.items():
@@ -134,7 +138,7 @@ def read_official_folder(folder: Path) -> tuple[dict[str, Tensor], STDiT3Config]
 
 
 def defining_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
-    """Shapes that together decide the configuration. They are checked before a module is made."""
+    """Name → shape of tensors that together decide the configuration. They are checked before a module is built."""
     hidden, patch = config.hidden_size, config.patch_size
     return {
         "x_embedder.proj.weight": (hidden, config.in_channels, config.frame_patch, patch, patch),
@@ -147,5 +151,5 @@ def defining_shapes(config: STDiT3Config) -> dict[str, tuple[int, ...]]:
 
 
 def build_stdit3(state: Mapping[str, Tensor], config: STDiT3Config, *, where: str) -> STDiT3:
-    """STDiT3 in eval mode with float32 copies of these tensors; CheckpointError if anything does not fit."""
+    """Build an STDiT3 in eval mode with float32 copies of these tensors. CheckpointError if anything does not fit."""
     return load_strictly(state, lambda: STDiT3(config), defining_shapes(config), depth=config.depth, where=where)

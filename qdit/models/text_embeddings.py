@@ -20,7 +20,10 @@ KIND = "text embeddings"
 
 @dataclass(frozen=True)
 class TextEmbeddings:
-    """`tokens` (Σ lengths, text_width) in the encoder's dtype, `lengths` (prompts,) int64, all at least 1."""
+    """Embeddings of prompts. `tokens` (Σ lengths, text_width) has the encoder's dtype.
+
+    `lengths` (prompts,) int64 is the number of tokens of each prompt, at least 1.
+    """
 
     prompts: tuple[str, ...]
     tokens: Tensor
@@ -28,7 +31,7 @@ class TextEmbeddings:
 
     @property
     def width(self) -> int:
-        """Width of a token."""
+        """Number of values per token."""
         return self.tokens.shape[1]
 
     def of(self, prompt: str) -> Tensor:
@@ -43,7 +46,10 @@ class TextEmbeddings:
         return self.tokens[end - int(self.lengths[index]) : end]
 
     def batch(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Text (N, L, text_width) float32, padded with zeros to the longest, and mask (N, L), true at tokens."""
+        """Text (N, L, text_width) of N prompts, float32, and mask (N, L), true at tokens.
+
+        Zeros pad to the longest prompt.
+        """
         rows = [self.of(prompt).float() for prompt in prompts]
         text = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=text.device)
@@ -51,18 +57,18 @@ class TextEmbeddings:
 
 
 def join(prompts: Sequence[str], rows: Sequence[Tensor]) -> TextEmbeddings:
-    """Embeddings from the valid tokens (L_i, text_width) of each prompt."""
+    """Join the valid tokens (L_i, text_width) of each prompt to one object of embeddings."""
     return TextEmbeddings(tuple(prompts), torch.cat(list(rows)), torch.tensor([len(row) for row in rows]))
 
 
 def save_embeddings(path: Path, embeddings: TextEmbeddings, record: dict[str, Any]) -> None:
-    """Write the embeddings. `record` is any JSON about their origin."""
+    """Write the embeddings to a file. `record` is any JSON about their origin."""
     tensors = {"tokens": embeddings.tokens, "lengths": embeddings.lengths}
     save_tensors(path, tensors, {"kind": KIND, "prompts": list(embeddings.prompts), "record": record})
 
 
 def load_embeddings(path: Path, *, width: int, most: int) -> TextEmbeddings:
-    """Read embeddings, and check that they fit a model: texts have `width` and at most `most` tokens."""
+    """Read embeddings, and check that they fit a model: tokens have `width` values, texts at most `most` tokens."""
     tensors, metadata = load_tensors(path, error=DataError)
     kind = metadata.get("kind") if isinstance(metadata, dict) else None
     prompts = metadata.get("prompts") if isinstance(metadata, dict) else None
@@ -78,10 +84,10 @@ def load_embeddings(path: Path, *, width: int, most: int) -> TextEmbeddings:
 
 
 def embeddings_of(path: Path, tensors: Mapping[str, Tensor], prompts: Sequence[Any]) -> TextEmbeddings:
-    """The embeddings of a file's tensors.
+    """Build the embeddings from the tensors and prompts of a file.
 
-    DataError unless the prompts are texts, each one once and at least one; the tokens finite floating-point numbers;
-    and the lengths whole numbers of at least 1 that sum to the number of tokens.
+    DataError unless all of this holds: there is at least one prompt, each prompt is a text and occurs once, the tokens
+    are finite floating-point numbers, and the lengths are whole numbers of at least 1 that sum to the number of tokens.
     """
     if set(tensors) != {"tokens", "lengths"}:
         raise DataError(f"{path}: not text embeddings (tensors {sorted(tensors)}); embed again")
@@ -104,5 +110,5 @@ def embeddings_of(path: Path, tensors: Mapping[str, Tensor], prompts: Sequence[A
 
 
 def dtype_name(tensor: Tensor) -> str:
-    """For example `float32`."""
+    """Name of a tensor's dtype, for example `float32`."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -40,7 +40,10 @@ def require_packages() -> None:
 
 
 def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
-    """Texts for the tokenizer: the score is appended, and each text is cleaned twice as in the original."""
+    """Prepare prompts for the tokenizer: append `suffix` (the aesthetic score), and clean each text twice.
+
+    Open-Sora's program cleans twice, too.
+    """
     require_packages()
     from diffusers.pipelines.pixart_alpha.pipeline_pixart_alpha import PixArtAlphaPipeline
 
@@ -50,16 +53,16 @@ def cleaned(prompts: Iterable[str], suffix: str = SUFFIX) -> list[str]:
 
 
 def encoder_folders(folder: Path) -> tuple[Path, Path]:
-    """Folders of the tokenizer and of the encoder. Both can be the same folder."""
+    """Folders of the tokenizer and of the encoder inside `folder`. Both can be `folder` itself."""
     split = (folder / "text_encoder").is_dir()
     return (folder / "tokenizer", folder / "text_encoder") if split else (folder, folder)
 
 
 def load_t5(folder: Path, *, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> tuple[Any, Any]:
-    """Tokenizer and encoder, in eval mode, from folders `tokenizer` and `text_encoder`, or from one folder with both.
+    """Load tokenizer and encoder, in eval mode, from the subfolders `tokenizer` and `text_encoder` or from one folder.
 
-    Nothing is downloaded. Only safetensors are read. DeepFloyd's own files are pickles; the files beside PixArt-Sigma's
-    VAE are safetensors.
+    Nothing is downloaded, and only safetensors are read. DeepFloyd publishes this encoder as pickles. The files beside
+    PixArt-Sigma's VAE are safetensors.
     """
     require_packages()
     from transformers import AutoTokenizer, T5EncoderModel
@@ -89,9 +92,10 @@ def require_distinct(prompts: Sequence[str]) -> None:
 def embed(
     prompts: Sequence[str], texts: Sequence[str], tokenizer: Any, encoder: Any, *, batch: int = 8
 ) -> TextEmbeddings:
-    """Embeddings of `prompts` from their cleaned `texts`; DataError for a text of more than 300 tokens.
+    """Compute the embeddings of `prompts` from their cleaned `texts`. DataError for a text of more than 300 tokens.
 
-    Rows are padded to the longest text of a batch, not to 300, because the encoder's attention ignores padding.
+    Texts are padded to the longest of their batch, not to 300 tokens. The result is the same, because the encoder's
+    attention ignores padding.
     """
     require_distinct(prompts)
     rows: list[Tensor] = []
@@ -109,7 +113,7 @@ def embed(
 
 
 def encoder_sha256(folder: Path) -> str:
-    """Digest of all files of an encoder and its tokenizer; CheckpointError if there are none."""
+    """Digest of all files of an encoder and its tokenizer. CheckpointError if there are none."""
     sources = dict.fromkeys(encoder_folders(folder))
     files = [path for source in sources for path in sorted(source.glob("*")) if path.is_file() and path.name[0] != "."]
     if not files:
@@ -120,10 +124,11 @@ def encoder_sha256(folder: Path) -> str:
 def embed_suite(
     prompts: Sequence[str], folder: Path, out: Path, *, device: str = "cpu", dtype: str = "bfloat16"
 ) -> None:
-    """Step: prompts and the T5 in `folder` → one file of embeddings, in the precision of the encoder.
+    """Embed all prompts of a suite with the T5 in `folder`, and write one file, in the precision of the encoder.
 
-    The parts are stored in `<out>.parts` until all exist. A part is kept if its prompts, encoder, precision and kind of
-    device are the same. Raises ConfigError for another precision or a repeated prompt.
+    Finished parts are stored in `<out>.parts` until all exist. A stopped call continues with the parts whose prompts,
+    encoder, precision and kind of device are the same. Raises ConfigError for an unknown precision or a repeated
+    prompt.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"dtype {dtype!r}: allowed for T5 are {', '.join(DTYPES)}")
@@ -150,7 +155,10 @@ def embed_suite(
 
 
 def read_part(path: Path, prompts: Sequence[str]) -> TextEmbeddings | None:
-    """Embeddings of these prompts from an earlier, stopped call. None if the file is missing, damaged or of others."""
+    """Embeddings of these prompts that an earlier, stopped call wrote.
+
+    None if the file is missing, is damaged, or holds other prompts.
+    """
     try:
         tensors, metadata = load_tensors(path, error=DataError)
         embeddings = embeddings_of(path, tensors, prompts)

@@ -1,4 +1,7 @@
-"""The files of a VAE and their digest. The module does not import torch, because evaluation only names a decoder."""
+"""The files of a VAE and their digest.
+
+The module does not import torch, because the evaluation needs only the digest.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,19 +12,19 @@ from qdit.models.manifest import check_file
 
 
 def config_path(weights: Path) -> Path:
-    """Configuration of a VAE, beside its weights."""
+    """Path of the configuration of a VAE, in the folder of its weights."""
     return weights.with_name("config.json")
 
 
 def vae_sha256(weights: Path) -> str:
-    """Digest of the weights and the configuration of a VAE. CheckpointError if a file is missing."""
+    """Digest of weights and configuration of a VAE together. CheckpointError if a file is missing."""
     for path in (weights, config_path(weights)):
         check_file(path)
     return sha256_json({"weights": sha256_file(weights), "config": sha256_file(config_path(weights))})
 
 
 def video_vae_files(path: Path) -> Iterator[Path]:
-    """The files of a video VAE: a file of weights, or the files of a published folder."""
+    """List the files of a video VAE: its file of weights, or the files of a published folder."""
     if not path.is_dir():
         check_file(path)
         yield path
@@ -33,9 +36,9 @@ def video_vae_files(path: Path) -> Iterator[Path]:
 
 
 def video_vae_sha256(path: Path) -> str:
-    """Digest of a video VAE: that of its file, or of the one file in its folder. CheckpointError if it is missing.
+    """Digest of the weights file of a video VAE, or of the one file in its folder. CheckpointError if it is missing.
 
-    The digest of the file is enough: the file holds the configuration, or the configuration is Open-Sora's.
+    This digest identifies the VAE: the file holds the configuration, or the configuration is Open-Sora's.
     """
     digests = [sha256_file(file) for file in video_vae_files(path)]
     return digests[0] if len(digests) == 1 else sha256_json(digests)

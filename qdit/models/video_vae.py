@@ -48,22 +48,22 @@ class VideoVAEConfig:
 
     @property
     def side_factor(self) -> int:
-        """Pixels per latent cell along a side."""
+        """Side of a frame in pixels divided by the side of its latent."""
         return int(2 ** (len(self.spatial_widths) - 1))
 
     def chunks(self, frames: int) -> list[tuple[int, int]]:
-        """(frames, latent frames) of every chunk of a clip; the last one may be shorter."""
+        """(frames, latent frames) of each chunk into which a clip is divided. The last chunk may be shorter."""
         sizes = [min(self.chunk_frames, frames - start) for start in range(0, frames, self.chunk_frames)]
         return [(size, self.temporal.latent_frames(size)) for size in sizes]
 
     def latent_size(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """(T, H, W) of the latents of a clip. Pixels of a side that fill no cell are cut off."""
+        """Size (T, H, W) of the latents of a clip. Pixels at the edge that fill no whole latent cell are cut off."""
         return sum(latent for _, latent in self.chunks(frames)), height // self.side_factor, width // self.side_factor
 
     def pixel_size(self, frames: int, latents: tuple[int, int, int]) -> tuple[int, int, int]:
-        """(frames, height, width) of the clip that is decoded from latents (T, H, W), for this number of frames.
+        """Size (frames, height, width) in pixels of the clip of `frames` frames that latents (T, H, W) decode to.
 
-        Raises DataError if a clip of this length has another number of latent frames.
+        Raises DataError if a clip of `frames` frames does not have T latent frames.
         """
         expected = self.latent_size(frames, self.side_factor, self.side_factor)[0]
         if latents[0] != expected:
@@ -75,7 +75,7 @@ class VideoVAEConfig:
 
 
 class SpatialVAE(nn.Module):
-    """The 2-D VAE of diffusers, applied to single frames. `module` has the name of the official keys."""
+    """The 2-D VAE of diffusers, applied to single frames. The attribute `module` has the name in the official files."""
 
     def __init__(self, config: VideoVAEConfig) -> None:
         from diffusers import AutoencoderKL  # takes seconds to import, needed here only
@@ -96,7 +96,10 @@ class SpatialVAE(nn.Module):
         )
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(N, 3, T, H, W) in [−1, 1] → (N, C, T, h, w)."""
+        """Encode clips (N, 3, T, H, W) in [−1, 1] frame by frame to latents (N, C, T, h, w).
+
+        With a generator they are random samples of the posterior, otherwise its mode.
+        """
         parts = []
         for frames in self.batches(pixels):
             posterior = self.module.encode(frames).latent_dist
@@ -104,22 +107,25 @@ class SpatialVAE(nn.Module):
         return self.clips(parts, len(pixels)) * SPATIAL_FACTOR
 
     def decode(self, latents: Tensor) -> Tensor:
-        """(N, C, T, h, w) → (N, 3, T, H, W)."""
+        """Decode latents (N, C, T, h, w) frame by frame to clips (N, 3, T, H, W)."""
         parts = [self.module.decode(frames).sample for frames in self.batches(latents / SPATIAL_FACTOR)]
         return self.clips(parts, len(latents))
 
     def batches(self, clips: Tensor) -> Iterator[Tensor]:
-        """The frames of all clips, a few frames at a time."""
+        """Yield the frames of all clips, `micro_batch` frames at a time."""
         yield from clips.transpose(1, 2).flatten(0, 1).split(self.micro_batch)
 
     @staticmethod
     def clips(parts: list[Tensor], count: int) -> Tensor:
-        """Join frames to clips again."""
+        """Join batches of frames to `count` clips again."""
         return torch.cat(parts).unflatten(0, (count, -1)).transpose(1, 2)
 
 
 class VideoVAE(nn.Module):
-    """Clips (N, 3, frames, height, width) in [−1, 1] ↔ normalized latents (N, 4, T, H, W)."""
+    """The whole VAE: it encodes clips (N, 3, frames, height, width) in [−1, 1] as normalized latents (N, 4, T, H, W).
+
+    It also decodes such latents to clips.
+    """
 
     shift: Tensor
     scale: Tensor
@@ -133,7 +139,7 @@ class VideoVAE(nn.Module):
             self.register_buffer(name, torch.tensor(values[: config.temporal.channels]).view(1, -1, 1, 1, 1))
 
     def encode(self, pixels: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Latents of clips. They are the means, or with a generator samples of both posteriors, as in the original."""
+        """Encode clips as latents: the means of both VAEs' posteriors, or with a generator random samples of both."""
         frames = self.spatial_vae.encode(pixels, generator)
         parts = []
         for chunk in frames.split(self.config.chunk_frames, dim=2):
@@ -145,7 +151,10 @@ class VideoVAE(nn.Module):
         return (torch.cat(parts, dim=2) - self.shift) / self.scale
 
     def decode(self, latents: Tensor, frames: int) -> Tensor:
-        """Decode clips of `frames` frames from latents. DataError if the latents belong to another length."""
+        """Decode latents to clips of `frames` frames.
+
+        DataError if clips of this length have another number of latent frames.
+        """
         self.config.pixel_size(frames, (latents.shape[2], latents.shape[3], latents.shape[4]))
         sizes = self.config.chunks(frames)
         chunks = (latents * self.scale + self.shift).split([latent for _, latent in sizes], dim=2)
@@ -161,7 +170,7 @@ def save_video_vae(path: Path, vae: VideoVAE) -> None:
 
 
 def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
-    """Configuration in one of our files; Open-Sora's for any other file."""
+    """Configuration that one of our files stores in its metadata. For any other file it is Open-Sora's."""
     if not isinstance(metadata, Mapping) or CONFIG_KEY not in metadata:
         return VideoVAEConfig()
     try:
@@ -176,14 +185,14 @@ def stored_config(path: Path, metadata: Any) -> VideoVAEConfig:
 
 
 def frozen(value: Any) -> Any:
-    """A JSON list as a tuple. Lists inside lists become tuples too."""
+    """Convert JSON lists to tuples, also lists inside lists."""
     return tuple(value) if isinstance(value, list) else value
 
 
 def load_video_vae(path: Path, config: VideoVAEConfig | None = None) -> VideoVAE:
-    """VAE in eval mode and float32 from the official folder or one safetensors file.
+    """Load a VAE in eval mode and float32, from the official folder or from one safetensors file.
 
-    Without `config`, the configuration of the file is used, and Open-Sora's if the file holds none. Raises
+    Without `config`, the configuration of the file is used, or Open-Sora's if the file holds none. Raises
     CheckpointError unless the file has exactly the tensors of the configuration, all finite. `shift` and `scale` may be
     missing, because the configuration fixes them.
     """

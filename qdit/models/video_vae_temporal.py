@@ -14,7 +14,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class TemporalConfig:
-    """Shape of the 3-D VAE. `multipliers` widen the levels. `downsample` says after which levels the time is halved."""
+    """Configuration of the 3-D VAE. `multipliers` are the widths of the levels, relative to the first width.
+
+    `downsample` says after which levels the number of frames is halved.
+    """
 
     channels: int = 4
     filters: int = 128
@@ -25,20 +28,20 @@ class TemporalConfig:
 
     @property
     def time_factor(self) -> int:
-        """Frames per latent frame."""
+        """Number of frames per latent frame."""
         return 2 ** sum(self.downsample)
 
     def padding(self, frames: int) -> int:
-        """Number of zero frames before a chunk. They make its length a multiple of `time_factor`."""
+        """Number of zero frames put before a chunk, so that its length is a multiple of `time_factor`."""
         return -frames % self.time_factor
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames of a chunk."""
+        """Number of latent frames of a chunk of `frames` frames."""
         return -(-frames // self.time_factor)
 
 
 class CausalConv3d(nn.Module):
-    """Convolution in which a frame does not see later frames. `stride` is the stride along time."""
+    """Convolution in which no frame depends on later frames. `stride` is the stride along time."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
@@ -51,7 +54,10 @@ class CausalConv3d(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """x + conv(SiLU(norm(conv(SiLU(norm(x)))))), with a 1×1×1 convolution on x where the width changes."""
+    """Residual block: x + conv(SiLU(norm(conv(SiLU(norm(x)))))).
+
+    If the width changes, x goes through a 1×1×1 convolution.
+    """
 
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
@@ -69,13 +75,16 @@ class ResBlock(nn.Module):
 
 
 def res_blocks(inputs: int, outputs: int, config: TemporalConfig) -> nn.ModuleList:
-    """Residual blocks of one level. The first block changes the width."""
+    """Make the residual blocks of one level. The first block changes the width from `inputs` to `outputs`."""
     widths = [inputs, *[outputs] * config.res_blocks]
     return nn.ModuleList(ResBlock(before, outputs, config.groups) for before in widths[:-1])
 
 
 class Encoder(nn.Module):
-    """Latents of frames (N, C, T, H, W) → mean and log-variance features (N, 2C, T / time_factor, H, W)."""
+    """Encoder of the 3-D VAE. Latents of frames (N, C, T, H, W) → features (N, 2C, T / time_factor, H, W).
+
+    The features become mean and log-variance.
+    """
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
@@ -101,7 +110,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(N, C, T, H, W) → (N, C, T · time_factor, H, W). Channels become frames, so the time is doubled."""
+    """Decoder of the 3-D VAE: (N, C, T, H, W) → (N, C, T · time_factor, H, W).
+
+    To double the number of frames, channels are rearranged as frames.
+    """
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
@@ -129,7 +141,7 @@ class Decoder(nn.Module):
 
 
 class TemporalVAE(nn.Module):
-    """Encoder and decoder of one chunk of frames, without the chunking."""
+    """Encoder and decoder of the 3-D VAE for a single chunk of frames."""
 
     def __init__(self, config: TemporalConfig) -> None:
         super().__init__()
@@ -140,12 +152,18 @@ class TemporalVAE(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, T, H, W) → mean and log-variance (N, C, ⌈T / time_factor⌉, H, W); zeros come before the frames."""
+        """Encode (N, C, T, H, W) as mean and log-variance, each (N, C, ⌈T / time_factor⌉, H, W).
+
+        Zero frames are put before the chunk if T is no multiple of `time_factor`.
+        """
         padded = F.pad(x, (0, 0, 0, 0, self.config.padding(x.shape[2]), 0))
         mean, log_variance = self.quant_conv(self.encoder(padded)).chunk(2, dim=1)
         return mean, torch.clamp(log_variance, -30, 20)
 
     def decode(self, z: Tensor, frames: int) -> Tensor:
-        """(N, C, ⌈frames / time_factor⌉, H, W) → (N, C, frames, H, W), without the frames of the padding."""
+        """Decode latents (N, C, ⌈frames / time_factor⌉, H, W) to (N, C, frames, H, W).
+
+        The frames of the padding are cut off.
+        """
         decoded: Tensor = self.decoder(self.post_quant_conv(z))
         return decoded[:, :, self.config.padding(frames) :]

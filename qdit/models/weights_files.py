@@ -1,4 +1,4 @@
-"""Files of a model's weights: their location, their digest, and the reading of official pickles.
+"""Find the files of a model's weights, compute their digest, and read official pickles safely.
 
 Weights are a file or a folder: a model folder of diffusers, a pipeline folder that contains one, or Open-Sora's folder.
 Nothing in a file is executed. Official .pt files are read with torch's weights-only unpickler, only in this file.
@@ -35,9 +35,9 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 
 def model_folder(folder: Path) -> Path:
-    """The folder that holds the network: `folder`, or its `transformer` if it is a pipeline's root.
+    """Folder that holds the network: `folder` itself, or its subfolder `transformer` if `folder` holds a pipeline.
 
-    Raises CheckpointError where there is no config.json.
+    Raises CheckpointError if that folder has no config.json.
     """
     if (folder / PIPELINE_FILE).is_file():
         folder = folder / TRANSFORMER
@@ -53,9 +53,10 @@ def model_folder(folder: Path) -> Path:
 
 
 def weight_files(folder: Path, weights: str) -> list[Path]:
-    """Safetensors files of a model folder: `weights`, the files of its index, or its one variant (fp16).
+    """Safetensors files of a model folder: the file `weights`, the files that its index lists, or its only variant.
 
-    Raises CheckpointError without any file, with several variants, and for an index that names files elsewhere.
+    A variant is for example fp16. Raises CheckpointError if there is no file, if there are several variants, or if the
+    index names a file in another folder.
     """
     index = f"{weights}.index.json"
     stem = weights.removesuffix(".safetensors")
@@ -78,7 +79,7 @@ def weight_files(folder: Path, weights: str) -> list[Path]:
 
 
 def indexed_files(index: Path) -> list[Path]:
-    """The files of the index's own folder that it lists."""
+    """Files that an index lists. Each must be in the folder of the index."""
     content = read_json(index, error=CheckpointError)
     weight_map = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(weight_map, dict) or not all(is_file_name(file) for file in weight_map.values()):
@@ -87,12 +88,12 @@ def indexed_files(index: Path) -> list[Path]:
 
 
 def is_file_name(name: Any) -> bool:
-    """Whether this is the name of a file in the folder itself, not a path to another folder."""
+    """Whether `name` is a plain file name, not a path to another folder."""
     return isinstance(name, str) and Path(name).name == name
 
 
 def read_weights(folder: Path, weights: str) -> dict[str, Tensor]:
-    """Tensors of a model folder, each file checked against the manifest beside it."""
+    """Read the tensors of a model folder. Each file is checked against the manifest in the folder, if it has one."""
     state: dict[str, Tensor] = {}
     for file in weight_files(folder, weights):
         check_file(file)
@@ -101,7 +102,7 @@ def read_weights(folder: Path, weights: str) -> dict[str, Tensor]:
 
 
 def weights_sha256(path: Path) -> str:
-    """Digest that identifies weights: of a file, or of a folder's configuration and safetensors files together."""
+    """Digest of weights: of the file, or for a folder of its configuration and safetensors files together."""
     if not path.is_dir():
         return sha256_file(path)
     folder = model_folder(path)
@@ -110,9 +111,9 @@ def weights_sha256(path: Path) -> str:
 
 
 def read_official(path: Path) -> dict[str, Any]:
-    """State dict of a `.pt` file: the file itself, or what it holds under `ema`, `model` or `state_dict`.
+    """Read the state dict of a `.pt` file: its content itself, or its entry `ema`, `model` or `state_dict`.
 
-    Raises CheckpointError for anything else, with the keys that were found.
+    Raises CheckpointError for any other content. The message names the keys of the file.
     """
     try:
         # train.py stores its argparse.Namespace beside the weights: a plain holder of attributes, safe to rebuild.
@@ -125,7 +126,7 @@ def read_official(path: Path) -> dict[str, Any]:
 
 
 def unreadable(problem: Exception) -> str:
-    """One line that says why a pickle was not read, and what to do."""
+    """One line of text that says why a pickle was not read, and what to do."""
     text = one_line(problem, limit=2000)
     if refused := re.search(r"Unsupported (?:global|class|operand): (?:GLOBAL )?`?([\w.]+)", text):
         return (
@@ -139,7 +140,10 @@ def unreadable(problem: Exception) -> str:
 
 
 def state_within(content: Any, *, where: str) -> dict[str, Any]:
-    """The state dict in the content of a checkpoint. The moving average is preferred to the weights themselves."""
+    """Find the state dict in the content of a checkpoint.
+
+    The moving average (`ema`) is preferred to the weights themselves.
+    """
     if not isinstance(content, Mapping) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(
             f"{where}: holds a {type(content).__name__}, expected a state dict (tensor name → tensor) or a dictionary"
@@ -157,7 +161,7 @@ def state_within(content: Any, *, where: str) -> dict[str, Any]:
 
 
 def state_within_key(content: Mapping[str, Any], key: str, *, where: str) -> dict[str, Any]:
-    """The state dict under a key of a checkpoint."""
+    """The state dict under one key of a checkpoint's content."""
     state = content[key]
     if not isinstance(state, Mapping) or not all(isinstance(name, str) for name in state):
         raise CheckpointError(
@@ -168,7 +172,7 @@ def state_within_key(content: Mapping[str, Any], key: str, *, where: str) -> dic
 
 
 def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors without the name prefixes that a wrapper of the model added to all of them."""
+    """Remove the name prefixes (such as `module.`) that a wrapper of the model added to all tensor names."""
     names = dict(state)
     while names and (prefix := next((p for p in WRAPPERS if all(name.startswith(p) for name in names)), None)):
         names = {name.removeprefix(prefix): value for name, value in names.items()}

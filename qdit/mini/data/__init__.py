@@ -1,1 +1,1 @@
-"""Data sets of the miniatures: handwritten digits and moving digits."""
+"""Data sets of the miniatures: handwritten digits, photographs of clothes, and clips of moving digits."""

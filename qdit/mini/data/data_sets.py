@@ -19,7 +19,10 @@ same digit.
 
 
 def data_set(name: str, split: Part) -> LabelledImages:
-    """One part of a data set; ConfigError on an unknown name, DataError if its files are missing."""
+    """One part of a data set: `train`, `held_out` or `all`.
+
+    Raises ConfigError for an unknown name, DataError if the files are missing.
+    """
     if name not in DATA_SETS:
         raise ConfigError(
             f"unknown data set {name!r}; allowed are {', '.join(DATA_SETS)}{did_you_mean(name, DATA_SETS)}"

@@ -1,7 +1,7 @@
-"""The data of the mini profile: scikit-learn's 1,797 handwritten digits, at 8×8, or upsampled to 16×16.
+"""The digits of the mini profile: scikit-learn's 1,797 handwritten digits, 8×8 pixels, or magnified to 16×16.
 
-A fixed permutation divides them: 1,437 are for training and 360 are held out. A variant of a held-out digit is held out
-too.
+A fixed permutation divides them: 1,437 are for training and 360 are held out. All magnified variants of a held-out
+digit are held out too.
 """
 
 import math
@@ -27,7 +27,7 @@ SHIFT = 1.0
 
 
 def load(split: Part) -> LabelledImages:
-    """One part of the 8×8 digits, in a fixed order."""
+    """One part (`train`, `held_out` or `all`) of the 8×8 digits, in a fixed order."""
     from sklearn.datasets import load_digits  # takes seconds to import, and most steps need only `to_uint8`
 
     data = load_digits()
@@ -38,9 +38,10 @@ def load(split: Part) -> LabelledImages:
 
 
 def load_upsampled(split: Part, *, copies: int = 1) -> LabelledImages:
-    """Variants (copies · N, 1, 16, 16) of one part of the digits: magnified, and turned and shifted a little.
+    """One part of the digits as (copies · N, 1, 16, 16): each digit is magnified, turned a little and shifted a little.
 
-    The order is: all digits once, then all digits again, `copies` times. Variant c of a digit is always the same image.
+    The order is: all N digits once, then all N digits again, `copies` times. Variant c of a digit is always the same
+    image.
     """
     digits = load(split)
     images = [upsample(digits.images, *motion(split, copy)) for copy in range(copies)]
@@ -48,7 +49,7 @@ def load_upsampled(split: Part, *, copies: int = 1) -> LabelledImages:
 
 
 def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
-    """Angle (N,) in radians and shift (N, 2) in pixels, across and down, of variant `copy` of each digit."""
+    """How variant `copy` of each digit is moved: angle (N,) in radians, and shift (N, 2) in pixels, across and down."""
     of_digit = generator(SPLIT_SEED, Purpose.VARIANT, copy).uniform(-1, 1, (len(load("all")), 3))
     indices = {"all": of_digit, "held_out": of_digit[:HELD_OUT], "train": of_digit[HELD_OUT:]}[split]
     moves = torch.from_numpy(indices).float()
@@ -56,9 +57,9 @@ def motion(split: Part, copy: int) -> tuple[Tensor, Tensor]:
 
 
 def upsample(images: Tensor, angle: Tensor, shift: Tensor) -> Tensor:
-    """Images (N, 1, 8, 8) as (N, 1, 16, 16), turned by angles (N,) and shifted by pixels (N, 2). Outside is −1.
+    """Magnify images (N, 1, 8, 8) to (N, 1, 16, 16), turn them by angles (N,) and shift them by pixels (N, 2).
 
-    One bicubic resampling does all three. Values beyond [−1, 1] are clamped.
+    One bicubic resampling does all three. Pixels from outside the image are −1. Values beyond [−1, 1] are clamped.
     """
     zoom = UPSAMPLED_SIZE / GLYPH_SIZE
     cosine, sine = zoom * angle.cos(), zoom * angle.sin()

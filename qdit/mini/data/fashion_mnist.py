@@ -65,7 +65,7 @@ def load(split: Part, folder: Path | None = None, *, digests: Mapping[str, str] 
 
 
 def find_folder(folders: tuple[Path, ...] = (FOLDER, PACKAGE_FOLDER)) -> Path:
-    """The first folder that has all four files; DataError if none has."""
+    """First of the folders that has all four files. DataError if none has."""
     for folder in folders:
         if all((folder / name).is_file() for name in FILES):
             return folder
@@ -76,7 +76,10 @@ def find_folder(folders: tuple[Path, ...] = (FOLDER, PACKAGE_FOLDER)) -> Path:
 
 
 def read_images(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
-    """Images (N, 28, 28) uint8 of an IDX file; DataError for another digest than in `digests`, or another format."""
+    """Read images (N, 28, 28) uint8 from an IDX file.
+
+    DataError for another format, or a digest that is not in `digests`.
+    """
     values = read(path, digests)
     magic, count, height, width = np.frombuffer(values[:IMAGES_HEADER], ">u4") if len(values) >= 16 else (0, 0, 0, 0)
     pixels = np.frombuffer(values[IMAGES_HEADER:], np.uint8)
@@ -86,7 +89,7 @@ def read_images(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
 
 
 def read_labels(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
-    """Labels (N,) uint8 of an IDX file; DataError for another digest than in `digests`, or another format."""
+    """Read labels (N,) uint8 from an IDX file. DataError for another format, or a digest that is not in `digests`."""
     values = read(path, digests)
     magic, count = np.frombuffer(values[:LABELS_HEADER], ">u4") if len(values) >= LABELS_HEADER else (0, 0)
     labels = np.frombuffer(values[LABELS_HEADER:], np.uint8)
@@ -96,7 +99,7 @@ def read_labels(path: Path, digests: Mapping[str, str] = FILES) -> np.ndarray:
 
 
 def read(path: Path, digests: Mapping[str, str] = FILES) -> bytes:
-    """Bytes of one of the files, unpacked; DataError if its digest is not that of `digests`."""
+    """Read and unpack one of the gzip files. DataError if its digest is not the one in `digests`."""
     try:
         packed = path.read_bytes()
     except OSError as problem:
@@ -109,7 +112,7 @@ def read(path: Path, digests: Mapping[str, str] = FILES) -> bytes:
 
 
 def require_digest(where: str, content: bytes, expected: str) -> None:
-    """Raise DataError unless the SHA-256 of some bytes is the expected one."""
+    """Raise DataError unless `content` has the expected SHA-256. `where` starts the message."""
     digest = hashlib.sha256(content).hexdigest()
     if digest != expected:
         raise DataError(
@@ -133,14 +136,17 @@ def copy_files(source: Path | None, out: Path = FOLDER, *, digests: Mapping[str,
 
 
 def files_of_folder(folder: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Name → bytes of files in a folder; DataError if one is missing."""
+    """Read the named files of a folder: name → bytes. DataError if a file is missing."""
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise DataError(f"{folder}: has no {', '.join(missing)}; give a folder with these files, or the .deb. {ADVICE}")
     return {name: (folder / name).read_bytes() for name in names}
 
 
 def files_of_package(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    """Name → bytes of files in a Debian package; nothing is unpacked to the disk. DataError if one is missing."""
+    """Read the named files inside a Debian package: name → bytes. DataError if a file is missing.
+
+    Nothing is unpacked to the disk.
+    """
     try:
         with tarfile.open(fileobj=io.BytesIO(data_member(path.read_bytes()))) as archive:
             members = {PurePosixPath(member.name).name: member for member in archive if member.isfile()}
@@ -154,7 +160,7 @@ def files_of_package(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
 
 def data_member(package: bytes) -> bytes:
-    """The archive `data.tar.*` inside a Debian package, still compressed; ValueError if there is none."""
+    """Bytes of the archive `data.tar.*` inside a Debian package, still compressed. ValueError if there is none."""
     if not package.startswith(AR_MAGIC):
         raise ValueError("no ar archive")
     position = len(AR_MAGIC)

@@ -1,4 +1,4 @@
-"""Grey images with their classes. Every data set of the miniatures has this form."""
+"""Grey images with their classes, as every image data set of the miniatures gives them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ Part = Literal["train", "held_out", "all"]
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images (N, 1, L, L) float32 in [−1, 1], and labels (N,) int64."""
+    """Grey images (N, 1, L, L) float32 in [−1, 1], and their labels (N,) int64."""
 
     images: Tensor
     labels: Tensor

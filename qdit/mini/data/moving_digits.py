@@ -1,8 +1,8 @@
 """Clips of the mini video model: one or two coloured digits move over a background. A prompt describes each clip.
 
-A clip has 8 frames of 16×16 pixels. It depends only on (seed, index). Glyphs are scikit-learn's 8×8 digits in their own
-resolution. So two digits fit side by side and can still move across the frame. Held-out clips contain digits that no
-other clip contains.
+A clip has 8 frames of 16×16 pixels. It depends only on a seed and the number of the clip. The digits are scikit-learn's
+8×8 images (*glyphs*), not magnified. So two digits fit side by side and can still move across the frame. Held-out clips
+contain glyphs that no other clip contains.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ STEP = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still"
 
 @dataclass(frozen=True)
 class Placement:
-    """Random choices that a prompt does not fix: the glyph of each object, and its corner (across, down) in frame 0."""
+    """Random choices that a prompt leaves open: the glyph of each digit, and its corner (across, down) in frame 0."""
 
     glyphs: tuple[int, ...]
     corners: tuple[tuple[int, int], ...]
@@ -62,7 +62,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class Clips:
-    """Frames uint8 (N, 3, 8, 16, 16) with the scenario and the placement of each clip."""
+    """Clips, uint8 frames (N, 3, 8, 16, 16), with the scenario and the placement of each clip."""
 
     frames: Tensor
     scenarios: tuple[Scenario, ...]
@@ -74,7 +74,10 @@ class Clips:
 
 @cache
 def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
-    """Digit → its most typical images in one part of scikit-learn's digits: opacities (count, 8, 8) in [0, 1]."""
+    """Digit → its `count` most typical images in one part of scikit-learn's digits.
+
+    An image holds opacities (8, 8) in [0, 1].
+    """
     if split not in GLYPHS:
         raise ConfigError(f"part {split!r} of the moving digits: allowed are {', '.join(GLYPHS)}")
     train, part_digits = load("train"), load(split)
@@ -88,7 +91,7 @@ def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
 
 
 def draw_scenario(seed: int, index: int) -> Scenario:
-    """Draw the scenario of clip `index`."""
+    """Draw the scenario (content of the prompt) of clip number `index` at random."""
     draw = generator(seed, Purpose.VARIANT, 0, index)
 
     def one(of: tuple[str, ...]) -> str:
@@ -110,11 +113,11 @@ def draw_scenario(seed: int, index: int) -> Scenario:
 
 
 def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, jitter: int = 0) -> Placement:
-    """Draw the glyphs and corners of clip `index`.
+    """Draw the glyphs and the corners of the digits in clip number `index` at random.
 
     A moving digit crosses the middle of the frame and starts at one of two pixels. Two digits stand at opposite edges.
-    Because there are so few positions, a small model learns not only motion and colour, but also digits. `jitter` is
-    the largest distance from the middle, in pixels.
+    Because there are so few positions, a small model learns not only motion and colour, but also digits. `variants` is
+    the number of glyphs of a digit to choose from. `jitter` is the largest distance from the middle, in pixels.
     """
     draw = generator(seed, Purpose.VARIANT, 1, index)
     glyph_numbers = tuple(int(draw.integers(variants)) for _ in scenario.digits)
@@ -138,7 +141,7 @@ def draw_placement(scenario: Scenario, seed: int, index: int, *, variants: int, 
 
 @cache
 def background(scene: str) -> np.ndarray:
-    """Grey levels (16, 16) of a background; its pattern repeats every 4 or 8 pixels."""
+    """Grey levels (16, 16) of a background. Its pattern repeats every 4 or 8 pixels."""
     down, across = np.mgrid[:SIZE, :SIZE]
     bright = {
         "plain": np.zeros((SIZE, SIZE), bool),
@@ -150,7 +153,7 @@ def background(scene: str) -> np.ndarray:
 
 
 def render(scenario: Scenario, placement: Placement, shapes: dict[str, np.ndarray]) -> np.ndarray:
-    """The frames of a clip, uint8 (3, 8, 16, 16)."""
+    """Draw the frames of one clip, uint8 (3, 8, 16, 16). `shapes` are the glyphs of each digit."""
     frames = np.broadcast_to(background(scenario.scene), (3, FRAMES, SIZE, SIZE)).copy()
     step_x, step_y = STEP[scenario.motion]
     for digit, colour, glyph, (x, y) in zip(
@@ -166,7 +169,7 @@ def render(scenario: Scenario, placement: Placement, shapes: dict[str, np.ndarra
 
 
 def stylize(frames: np.ndarray, style: str) -> np.ndarray:
-    """Apply a style to frames (3, …) in [0, 1]."""
+    """Apply a style (normal, negative or sepia) to frames (3, …) in [0, 1]."""
     if style == "negative":
         return 1 - frames
     if style == "sepia":
@@ -183,10 +186,10 @@ def show(
     variants: int | None = None,
     jitter: int = 0,
 ) -> Clips:
-    """Make a clip of each scenario. Glyphs and positions of clip i depend on (seed, first + i).
+    """Make one clip for each scenario. The glyphs and positions of clip i depend only on (seed, first + i).
 
-    `variants`: number of glyphs of each digit to choose from; the default depends on the part. `jitter`: see
-    `draw_placement`.
+    `variants` is the number of glyphs of each digit to choose from; the default depends on `split`. `jitter` is
+    explained at `draw_placement`.
     """
     shapes = glyphs(split, variants)
     count = len(next(iter(shapes.values())))
@@ -198,6 +201,6 @@ def show(
 
 
 def make_clips(seed: int, indices: range, split: Part, *, variants: int | None = None, jitter: int = 0) -> Clips:
-    """The clips of these indices; clip i does not depend on the other indices."""
+    """Draw and make the clips with these numbers. A clip depends only on the seed and its own number."""
     scenarios = [draw_scenario(seed, index) for index in indices]
     return show(scenarios, split, seed=seed, first=indices.start, variants=variants, jitter=jitter)

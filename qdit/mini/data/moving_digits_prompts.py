@@ -57,7 +57,10 @@ TABLE_SEED = 0
 
 @dataclass(frozen=True)
 class Scenario:
-    """Content of a prompt: one or two objects, the position of the first, and the properties that they share."""
+    """Content of a prompt: one or two digits, the position of the first relative to the second, and the rest.
+
+    The rest are properties that both digits or the whole clip have: motion, tempo, background (`scene`) and style.
+    """
 
     digits: tuple[str, ...]
     colours: tuple[str, ...]
@@ -69,13 +72,13 @@ class Scenario:
 
 
 def motions_beside(relation: str | None) -> tuple[str, ...]:
-    """Motions of two objects side by side: only at a right angle to the line between them."""
+    """Motions that two digits side by side may have: at a right angle to the line between them, or none."""
     along = {"left": ("left", "right"), "right": ("left", "right"), "above": ("up", "down"), "below": ("up", "down")}
     return tuple(motion for motion in MOTIONS if relation is None or motion not in along[relation])
 
 
 def prompt_of(scenario: Scenario) -> str:
-    """The words for a scenario."""
+    """The prompt, in words, that describes a scenario."""
     objects = [f"a {colour} {digit}" for digit, colour in zip(scenario.digits, scenario.colours, strict=True)]
     relation = f" {RELATION_WORDS[scenario.relation]} " if scenario.relation is not None else ""
     scene = "" if scenario.scene == "plain" else f", on a {scenario.scene} background"
@@ -111,7 +114,7 @@ VOCABULARY = tuple(
 
 
 def parse_prompt(prompt: str) -> Scenario:
-    """The scenario of a prompt; DataError in one line on unknown words and on sentences of another form."""
+    """The scenario that a prompt describes. DataError, in one line, for unknown words or a sentence of another form."""
     for word in prompt.replace(",", " ").split():
         if word not in VOCABULARY:
             raise DataError(
@@ -145,7 +148,7 @@ def parse_prompt(prompt: str) -> Scenario:
 
 
 def tokens_of(scenario: Scenario) -> tuple[int, ...]:
-    """Indices into `TOKENS` for a scenario, defaults included: six tokens or nine."""
+    """Tokens of a scenario, as indices into `TOKENS`: six for one digit, nine for two. Defaults have tokens, too."""
     words = []
     for slot, (digit, colour) in enumerate(zip(scenario.digits, scenario.colours, strict=True), start=1):
         words += [f"{colour}/{slot}", f"{digit}/{slot}"]
@@ -165,7 +168,10 @@ def token_table() -> Tensor:
 
 
 def encode(scenarios: tuple[Scenario, ...]) -> tuple[Tensor, Tensor]:
-    """Token vectors (N, 9, 64), zero beyond the prompt, and the mask (N, 9) of the tokens that are there."""
+    """Token vectors (N, 9, 64) of N scenarios, and the mask (N, 9), true at tokens.
+
+    Vectors after the last token are zero.
+    """
     vectors = torch.zeros(len(scenarios), MAX_TOKENS, CHANNELS)
     mask = torch.zeros(len(scenarios), MAX_TOKENS, dtype=torch.int64)
     for row, scenario in enumerate(scenarios):

@@ -1,1 +1,1 @@
-"""Training of the small shipped models: the mini DiT, the mini STDiT3 and the networks that score them."""
+"""Training of the small published models: the mini DiT, the mini STDiT3 and the networks that score their samples."""

@@ -25,10 +25,10 @@ DATA = {8: "digits", 16: "digits-16", 28: "fashion-mnist"}
 
 @dataclass(frozen=True)
 class ClassifierTraining:
-    """Hyperparameters; the learning rate falls by a cosine to zero.
+    """Hyperparameters of the training of a classifier. The learning rate falls by a cosine to zero.
 
-    Augmentation: rotation up to `rotation` degrees, scaling up to a factor 1 ± `scaling`, shifts up to `shift`
-    pixels, noise of standard deviation up to `noise` on the [−1, 1] scale.
+    Images are rotated by up to `rotation` degrees, scaled by up to 1 ± `scaling`, and shifted by up to `shift` pixels.
+    Noise is added, with a standard deviation of up to `noise` on the [−1, 1] scale.
 
     `bfloat16` computes convolutions in bfloat16, with float32 weights: half the time on CPUs with such instructions.
     `normalized` trains with batch normalization after each convolution, and folds it into the convolutions at the end.
@@ -64,11 +64,11 @@ BLOCK = 2048
 def train_classifier(
     folder: Path, *, seed: int, config: ClassifierConfig | None = None, training: ClassifierTraining | None = None
 ) -> Path:
-    """Train on the training images of the data set of that size: `DATA`. Return the path of the file.
+    """Train a classifier on the training images of the data set that `DATA` names for its image size.
 
-    It is folder/<name of the extractor>.safetensors. The metadata hold the configuration, the hyperparameters and the
-    accuracy on the held-out images. On one machine type equal arguments give equal bytes, because one thread computes
-    and every random number depends on (seed, index).
+    Return the file's path. The path is folder/<name of the extractor>.safetensors. The metadata hold the configuration,
+    the hyperparameters and the accuracy on the held-out images. On one machine type equal arguments give equal bytes,
+    because one thread computes and every random number depends on (seed, index).
     """
     config = config or ClassifierConfig()
     training = training or DEFAULTS[config.size][1]
@@ -87,7 +87,7 @@ def train_classifier(
 
 
 def shipped_config(data: str) -> ClassifierConfig:
-    """Shape of the shipped classifier of a data set; ConfigError on an unknown name."""
+    """Configuration of the published classifier of a data set. ConfigError for an unknown data set."""
     sizes = {name: size for size, name in DATA.items()}
     if data not in sizes:
         raise ConfigError(f"unknown data set {data!r}; allowed are {', '.join(sizes)}{did_you_mean(data, sizes)}")
@@ -96,7 +96,7 @@ def shipped_config(data: str) -> ClassifierConfig:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use one thread of torch, because sums depend on the number of threads."""
+    """Context manager: torch uses one thread, because rounding in sums depends on the number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -106,7 +106,7 @@ def one_thread() -> Iterator[None]:
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """He's normal initialization, zero biases."""
+    """Initialize a network: weights by He's normal initialization, biases with zero."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
@@ -115,7 +115,7 @@ def initialize(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def fit(network: Classifier, data: LabelledImages, *, seed: int, training: ClassifierTraining) -> None:
-    """Minimize the cross-entropy with AdamW on augmented images."""
+    """Train the classifier with AdamW: minimize the cross-entropy on augmented images."""
     images = to_uint8(data.images).float() / 127.5 - 1
     if training.bfloat16:  # with channels last, oneDNN's bfloat16 convolutions are a third faster
         network.to(memory_format=torch.channels_last)
@@ -145,7 +145,7 @@ def fit(network: Classifier, data: LabelledImages, *, seed: int, training: Class
 
 
 def normalize(network: Classifier) -> None:
-    """Put batch normalization after each convolution, in place."""
+    """Insert batch normalization after each convolution, in place."""
     for name in CONVOLUTIONS:
         convolution = network.get_submodule(name)
         assert isinstance(convolution, nn.Conv2d)
@@ -153,9 +153,9 @@ def normalize(network: Classifier) -> None:
 
 
 def fold(network: Classifier) -> None:
-    """Take batch normalization away again, in place: its running mean and variance become part of the convolutions.
+    """Remove batch normalization, in place. Its running mean and variance become part of the convolutions.
 
-    y = γ (W x + b − μ) / √(σ² + ε) + β is a convolution too.
+    This is exact, because γ (W x + b − μ) / √(σ² + ε) + β is a convolution too.
     """
     with torch.no_grad():
         for name in CONVOLUTIONS:
@@ -169,7 +169,7 @@ def fold(network: Classifier) -> None:
 
 
 def normalize_scales(network: Classifier, images: Tensor) -> None:
-    """Set both scales so that features of these uint8 images have an average variance of one.
+    """Set `pool_scale` and `spatial_scale` so that features of these uint8 images have an average variance of one.
 
     The logits do not change.
     """
@@ -183,9 +183,10 @@ def normalize_scales(network: Classifier, images: Tensor) -> None:
 
 
 def augment(images: Tensor, generator: torch.Generator, training: ClassifierTraining) -> Tensor:
-    """Randomly rotated, scaled, shifted and noised copies of images (N, 1, H, W) in [−1, 1].
+    """Copies of images (N, 1, H, W) in [−1, 1], each randomly rotated, scaled and shifted, with noise.
 
-    Pixels that come from outside the image are −1."""
+    Pixels that come from outside the image are −1.
+    """
     size = len(images)
 
     def uniform(bound: float) -> Tensor:
@@ -204,7 +205,7 @@ def augment(images: Tensor, generator: torch.Generator, training: ClassifierTrai
 
 
 def accuracy(network: Classifier, data: LabelledImages) -> float:
-    """Fraction of the images whose label has the largest logit."""
+    """Fraction of the images that the network classifies correctly: their label has the largest logit."""
     with torch.inference_mode():
         logits = torch.cat([network.of_uint8(block)[2] for block in to_uint8(data.images).split(BLOCK)])
     return (logits.argmax(dim=1) == data.labels).double().mean().item()

@@ -32,7 +32,7 @@ from qdit.sampling.schedule import training_schedule
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Hyperparameters. The learning rate warms up linearly.
+    """Hyperparameters of the training of a DiT. The learning rate rises linearly at the start (warm-up).
 
     Then it falls to zero along a cosine over `iterations`, or stays `constant`, as in DiT's training.
 
@@ -58,7 +58,7 @@ class TrainingConfig:
 
 
 def initialize(model: DiT, generator: torch.Generator) -> None:
-    """DiT's initialization: Xavier linears, N(0, 0.02) embedders, zero adaLN and output layers."""
+    """Initialize as DiT: Xavier for linears, N(0, 0.02) for embedders, zeros for adaLN and the output layer."""
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.xavier_uniform_(module.weight.view(module.weight.shape[0], -1), generator=generator)
@@ -72,7 +72,10 @@ def initialize(model: DiT, generator: torch.Generator) -> None:
 
 
 class HybridLoss:
-    """Noise MSE + weight · variational bound whose gradient reaches only the variance channels (Nichol & Dhariwal)."""
+    """Loss of improved DDPM (Nichol & Dhariwal): MSE of the noise + weight · variational bound.
+
+    The gradient of the bound reaches only the variance channels.
+    """
 
     def __init__(self, bound_weight: float, device: torch.device) -> None:
         schedule = training_schedule()
@@ -119,14 +122,14 @@ class HybridLoss:
 
 
 def timestep_is_zero(like: Tensor) -> Tensor:
-    """Indicator table of t = 0."""
+    """Table over timesteps that is 1 at t = 0 and 0 elsewhere, in the dtype and on the device of `like`."""
     table = torch.zeros_like(like)
     table[0] = 1
     return table
 
 
 def learning_rate_factor(config: TrainingConfig, iteration: int) -> float:
-    """Linear warm-up times the decay."""
+    """Factor of the learning rate at an iteration: linear warm-up times the decay."""
     warm = min(1.0, (iteration + 1) / config.warmup)
     if config.decay == "constant":
         return warm
@@ -134,7 +137,7 @@ def learning_rate_factor(config: TrainingConfig, iteration: int) -> float:
 
 
 class Trainer:
-    """State of one training run, saved to and resumed from `folder/checkpoint.safetensors`."""
+    """State of one training run. It is saved to `folder/checkpoint.safetensors`, from which the training continues."""
 
     def __init__(self, model_config: DiTConfig, config: TrainingConfig, folder: Path, device: str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
@@ -154,7 +157,7 @@ class Trainer:
             self.resume()
 
     def batch(self, data: LabelledImages, iteration: int) -> tuple[Tensor, ...]:
-        """x0, timestep, label (with dropout) and noise of one iteration."""
+        """Images (x0), timesteps, labels (some dropped to the null class) and noise of one iteration."""
         draw = torch_generator(self.config.seed, Purpose.TRAINING, iteration + 1)
         size, null = self.config.batch_size, self.model.config.null_class
         rows = torch.randint(len(data), (size,), generator=draw)
@@ -182,14 +185,14 @@ class Trainer:
         progress.close()
 
     def forward(self, x: Tensor, timestep: Tensor, label: Tensor) -> Tensor:
-        """The model at the training precision; gradients reach the float32 parameters."""
+        """Output of the model in the precision of the training. Gradients reach the float32 parameters."""
         dtype = torch.bfloat16 if self.config.bfloat16 else torch.float32
         state = {name: p.to(dtype) for name, p in self.parameters.items()}
         state["pos_embed"] = self.model.pos_embed.to(dtype)
         return functional_call(self.model, state, (x.to(dtype), timestep, label)).float()
 
     def step(self, data: LabelledImages) -> float:
-        """One optimizer step; returns the loss."""
+        """Take one optimizer step and return the loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * learning_rate_factor(self.config, self.iteration)
         # The mathematical form of attention: the fused one's backward is slow for so few tokens on a CPU.
@@ -212,7 +215,7 @@ class Trainer:
         save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
 
     def keep_snapshot(self) -> None:
-        """Write the moving average to `snapshots/`, if the configuration keeps this iteration."""
+        """Write the moving average of the weights to `snapshots/`, if the configuration names this iteration."""
         every, iteration = self.config.snapshot_every, self.iteration
         if every is not None and (iteration & (iteration - 1) == 0 or iteration % every == 0):
             average = {f"average.{name}": mean for name, mean in self.average.items()}
@@ -220,7 +223,7 @@ class Trainer:
             save_tensors(path, average, {**self.identity, "iteration": iteration})
 
     def resume(self) -> None:
-        """Continue from the checkpoint. Another configuration is refused."""
+        """Continue from the checkpoint. CheckpointError if it belongs to another configuration."""
         tensors, metadata = load_tensors(self.path)
         if {key: metadata.get(key) for key in self.identity} != self.identity:
             raise CheckpointError(
@@ -237,7 +240,7 @@ class Trainer:
             }
 
     def averaged_state(self) -> dict[str, Tensor]:
-        """State dict of the moving average, official keys."""
+        """State dict of the moving average of the weights, with the official tensor names."""
         return {**self.model.state_dict(), **self.average}
 
 
@@ -261,9 +264,9 @@ VARIANTS = 16
 
 @dataclass(frozen=True)
 class MiniModel:
-    """A small model that `qdit train dit` can train: its shape, its images, and the iteration at which it stops.
+    """A small model that `qdit train dit` can train: configuration, images, and the iteration at which it stops.
 
-    Without `until` the hyperparameters give this iteration.
+    If `until` is None, it stops at the last iteration of the hyperparameters.
     """
 
     config: DiTConfig
@@ -280,7 +283,10 @@ MINI_MODELS = {
 
 
 def train_mini_dit(name: str, folder: Path, *, config: TrainingConfig | None = None, device: str = "cpu") -> Path:
-    """Train one of `MINI_MODELS`, or continue from its checkpoint in `folder`. Return the path of the checkpoint."""
+    """Train the model `name` of `MINI_MODELS`, or continue its training from the checkpoint in `folder`.
+
+    Return the path of the checkpoint.
+    """
     if name not in MINI_MODELS:
         raise ConfigError(
             f"unknown model {name!r}; allowed are {', '.join(MINI_MODELS)}{did_you_mean(name, MINI_MODELS)}"

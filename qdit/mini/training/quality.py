@@ -1,6 +1,7 @@
-"""Quality of a mini DiT: likeness to real images, label accuracy, DDPM against DDIM, guidance, and memorisation.
+"""Quality of a mini DiT: FID to real images, label accuracy, DDPM against DDIM, guidance, and memorisation.
 
-It is measured once for the shipped weights, and stored as JSON with machine, commit and command. The tests repeat it.
+The values are measured once for the published weights, and stored as JSON with machine, commit and command. The tests
+repeat the measurement.
 """
 
 from dataclasses import dataclass
@@ -47,11 +48,11 @@ NEIGHBOUR_BLOCK = 10_000
 
 @dataclass(frozen=True)
 class Subject:
-    """Plan of the measurement of a mini DiT: a data set, an extractor, number of samples, and the guidance scan.
+    """How a mini DiT is measured: data set, extractor, number of samples, and the guidance scales to compare.
 
-    `figure` is the file name of the picture of the distances to training images. `long_steps` are the steps at which
-    DDPM is compared with DDIM; None compares nothing. `noun` is what an image shows. A pixel of the gallery is
-    `enlarged` times as wide.
+    `figure` is the file name of the picture of the distances to training images. `long_steps` is the number of steps at
+    which DDPM is compared with DDIM; None leaves this comparison out. `noun` says what an image shows. In the gallery a
+    pixel is drawn `enlarged` times as wide.
     """
 
     data: str
@@ -83,23 +84,24 @@ SUBJECTS = {
 
 
 def subject_of(name: str) -> Subject:
-    """The subject of that name; ConfigError on an unknown one."""
+    """How the mini DiT with this name is measured. ConfigError for an unknown name."""
     if name not in SUBJECTS:
         raise ConfigError(f"unknown model {name!r}; allowed are {', '.join(SUBJECTS)}{did_you_mean(name, SUBJECTS)}")
     return SUBJECTS[name]
 
 
 def draw(model: DiT, protocol: Protocol, count: int = HALF) -> LabelledImages:
-    """The first `count` images of a protocol, sampled in batches of 64."""
+    """Sample the first `count` images of a protocol, with their labels, in batches of 64."""
     starts = tqdm(range(0, count, BATCH), desc=f"{protocol.sampler} {protocol.steps} steps", unit="batch")
     parts = [sample_images(model, protocol, range(start, min(start + BATCH, count))) for start in starts]
     return LabelledImages(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))
 
 
 def mean_split_fid(pool: np.ndarray, real: np.ndarray) -> tuple[float, float]:
-    """(FID of samples against half of the real images, FID between the halves), each the mean over random splits.
+    """Divide the real images into random halves. Return (FID of samples to one half, FID between the halves).
 
-    The second half is cut to the number of samples, because FID depends on this number.
+    Both are means over several random divisions. The second half is cut to the number of samples, because FID depends
+    on this number.
     """
     generated, half = moments(pool), len(real) // 2
     samples, halves = [], []
@@ -112,18 +114,18 @@ def mean_split_fid(pool: np.ndarray, real: np.ndarray) -> tuple[float, float]:
 
 
 def nearest(images: Tensor, among: Tensor) -> np.ndarray:
-    """Distance (N,) of each image to the nearest image of `among`: Euclidean, pixels in [−1, 1]."""
+    """Distance (N,) of each image to its nearest image in `among`: Euclidean, over pixels in [−1, 1]."""
     flat = images.flatten(1)
     blocks = [torch.cdist(flat, block.flatten(1)).amin(dim=1) for block in among.split(NEIGHBOUR_BLOCK)]
     return torch.stack(blocks).amin(dim=0).numpy()
 
 
 def memorising(name: str, generated: Tensor) -> dict[str, Any]:
-    """Distances to the nearest training image, of samples and of held-out images.
+    """Compare the distances of samples and of held-out images to their nearest training image.
 
-    The nearest image is searched among all images of the training, with every variant of a digit. Two means compare
-    samples with training images and with equally many held-out images. A model that memorises is nearer to the training
-    images.
+    The nearest image is searched among all training images, with every variant of a digit. Two further values are mean
+    distances of samples: to their nearest training image and to their nearest held-out image, among equally many of
+    each. The samples of a model that memorises are nearer to the training images.
     """
     data = subject_of(name).data
     train, held_out = MINI_MODELS[name].data().images, data_set(data, "held_out").images[:MOST_HELD_OUT]
@@ -143,7 +145,10 @@ def memorising(name: str, generated: Tensor) -> dict[str, Any]:
 
 
 def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any], LabelledImages]:
-    """All quality values of a mini DiT (several minutes on one core), and its samples with 20 DDIM steps."""
+    """Measure all quality values of a mini DiT. Also return its samples with 20 DDIM steps.
+
+    It takes minutes on one core.
+    """
     subject = subject_of(name)
     real = extractor(to_uint8(data_set(subject.data, PARTS.get(subject.data, "all")).images)).pool
 
@@ -175,14 +180,14 @@ def measure(name: str, model: DiT, extractor: Extractor) -> tuple[dict[str, Any]
 
 
 def accuracy_of(extractor: Extractor, data: LabelledImages) -> float:
-    """Fraction of images in which an extractor sees their class."""
+    """Fraction of the images that the extractor's classifier assigns to their own class."""
     return float((extractor(to_uint8(data.images)).logits.argmax(axis=1) == data.labels.numpy()).mean())
 
 
 def measure_files(name: str, weights: Path, extractor: Path, out: Path, *, pictures: Path, command: str) -> None:
-    """Measure a weights file of the model `name`. Write the values as JSON, with their origin.
+    """Measure the model `name` from its weights file, and write the values as JSON, with their origin.
 
-    The folder `pictures` gets an SVG of the distances to training images, and a PNG of held-out images above samples.
+    An SVG of the distances to training images and a PNG of held-out images above samples are written to `pictures`.
     """
     subject = subject_of(name)
     model = prepare_inference(load_dit(weights))

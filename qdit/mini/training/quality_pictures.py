@@ -1,4 +1,4 @@
-"""Pictures of a mini DiT's quality: a gallery, and the distances to the nearest training images."""
+"""Pictures about a mini DiT's quality: a gallery of samples, and the distances to the nearest training images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ GAP = 4
 
 
 def of_each_class(pictures: LabelledImages) -> np.ndarray:
-    """The first `SHOWN` images of each class as one picture: a column per class, a grey line between images."""
+    """Put the first `SHOWN` images of each class into one picture. A column is a class; grey lines separate images."""
     columns = []
     for label in range(10):
         images = to_uint8(pictures.images[pictures.labels == label][:SHOWN, 0]).numpy()
@@ -28,7 +28,7 @@ def of_each_class(pictures: LabelledImages) -> np.ndarray:
 
 
 def draw_gallery(held_out: LabelledImages, samples: LabelledImages, path: Path, *, enlarged: int = 3) -> None:
-    """Held-out images above, samples of a mini DiT below, as a PNG in which a pixel is `enlarged` times as wide."""
+    """Write a PNG with held-out images above and samples of a mini DiT below. A pixel is `enlarged` times as wide."""
     upper, lower = of_each_class(held_out), of_each_class(samples)
     gap = np.full((GAP, upper.shape[-1]), 255, np.uint8)
     picture = np.concatenate([upper, gap, lower]).repeat(enlarged, axis=0).repeat(enlarged, axis=1)
@@ -39,7 +39,7 @@ def draw_gallery(held_out: LabelledImages, samples: LabelledImages, path: Path, 
 def draw_memorising(figures: Mapping[str, Any], path: Path, *, pixels: int, noun: str) -> None:
     """Draw the cumulative distribution of the distances to the nearest training image, as SVG.
 
-    Equal data give equal bytes.
+    `figures` is the result of `memorising` in quality.py. Equal data give equal bytes.
     """
     import matplotlib
 

@@ -1,9 +1,10 @@
-"""The salient form: the same function with channels as different as in Q-DiT's Figures 2 and 3. It is a stress test.
+"""Make the salient form of a model: the same function, but channels as unequal as in Q-DiT's Figures 2 and 3.
 
 Channels between a modulated LayerNorm (or V) and the next linear are multiplied by factors; the linear divides by them.
 So some activations or weights become large. V is also mixed within each head by an ill-conditioned matrix, which no
-folding of channel factors can undo. The parameters were chosen once on the rows of RTN and group quantization (marked
-"fitted" in the tables) and are frozen. This form allows no verdict about folding methods.
+folding of channel factors can undo. The parameters were chosen once by the results of RTN and group quantization, whose
+rows the tables mark as "fitted". They are frozen. The form is a stress test and allows no verdict about folding
+methods.
 """
 
 from copy import deepcopy
@@ -21,10 +22,10 @@ from qdit.quant.folding import fold, mix_values
 
 @dataclass(frozen=True)
 class SalientConfig:
-    """Spread of the channels: a fraction of the channels of activations and of weights gets a factor k.
+    """Parameters of the salient form. A fraction of the activation channels and of the weight channels gets a factor k.
 
-    k is exp(|N| σ_a) for activations and exp(−|N| σ_w) for weights; N is normal. `mixing_spread` is the σ of the log
-    singular values of the matrix that mixes V within each head.
+    k is exp(|N| σ_a) for activations and exp(−|N| σ_w) for weights, where N is standard normal. `mixing_spread` is the
+    σ of the log singular values of the matrix that mixes V within each head.
     """
 
     sigma_activation: float = 1.5
@@ -36,7 +37,10 @@ class SalientConfig:
 
 
 def channel_factors(config: SalientConfig, width: int, draw: np.random.Generator) -> Tensor:
-    """Factor k (width,) of each activation channel; most are 1."""
+    """Draw the factor k (width,) of each channel. It is 1 for most channels.
+
+    Where k is above 1, the activations get large; where k is below 1, the weights get large.
+    """
     order = draw.permutation(width)
     large = round(config.fraction_activation * width)
     small = round(config.fraction_weight * width)
@@ -47,14 +51,14 @@ def channel_factors(config: SalientConfig, width: int, draw: np.random.Generator
 
 
 def mixing_matrices(spread: float, heads: int, width: int, draw: np.random.Generator) -> Tensor:
-    """(heads, width, width) with log-normal singular values and random singular vectors."""
+    """Draw one matrix per head (heads, width, width) with log-normal singular values and random singular vectors."""
     left, right = (np.linalg.qr(draw.standard_normal((heads, width, width)))[0] for _ in range(2))
     singular = np.exp(spread * draw.standard_normal((heads, 1, width)))
     return torch.from_numpy((left * singular) @ right.transpose(0, 2, 1)).float()
 
 
 def make_salient(model: DiT, config: SalientConfig) -> DiT:
-    """A copy of the model that computes the same function with salient channels."""
+    """Copy the model and make some channels very large. The copy computes the same function."""
     model = deepcopy(model)
     heads = model.config.num_heads
     width = model.config.hidden_size // heads

@@ -1,4 +1,4 @@
-"""From a training run to the shipped weights: half-precision files in `weights/` and its manifest.
+"""Turn a training run into the published weights: half-precision files in `weights/`, and the manifest of this folder.
 
 Training writes below `results/`. Only this command changes the weights in the repository.
 """
@@ -22,7 +22,7 @@ AVERAGE = "average."
 
 
 def averaged_model(checkpoint: Path) -> tuple[DiT, dict[str, Any]]:
-    """Model with the moving average of a training checkpoint, and the checkpoint's metadata."""
+    """Load a training checkpoint: the model with the moving average of the weights, and the checkpoint's metadata."""
     tensors, metadata = load_tensors(checkpoint)
     average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
     if not average or not isinstance(metadata, dict):
@@ -33,7 +33,7 @@ def averaged_model(checkpoint: Path) -> tuple[DiT, dict[str, Any]]:
 
 
 def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
-    """Write float16 weights. The fixed positions stay in float32, as every model computes them."""
+    """Write the weights as float16. The fixed positions stay in float32, because every model computes them itself."""
     positions = model.pos_embed.clone()
     model.half()
     model.pos_embed = positions
@@ -41,9 +41,10 @@ def save_half(path: Path, model: DiT, metadata: Mapping[str, Any]) -> None:
 
 
 def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None) -> None:
-    """Write `<name>-natural.safetensors` to the folder `weights`, with `salient` also `<name>-salient.safetensors`.
+    """Write `<name>-natural.safetensors` to the folder `weights`.
 
-    The salient form is made from the stored natural form. The folder's manifest is replaced.
+    With `salient` also write `<name>-salient.safetensors`. The salient form is made from the stored natural form. The
+    folder's manifest is written again.
     """
     model, metadata = averaged_model(checkpoint)
     training = {key: metadata[key] for key in ("training", "iteration")}
@@ -57,7 +58,7 @@ def ship_dit(checkpoint: Path, weights: Path, *, name: str, salient: SalientConf
 
 
 def load_model_unchecked(path: Path, config: DiTConfig) -> DiT:
-    """A file that was just written and is not in the manifest yet."""
+    """Load a weights file that was just written, and is not in the manifest yet."""
     tensors, _ = load_tensors(path)
     model = DiT(config)
     model.load_state_dict({key: tensor.to(torch.float32) for key, tensor in tensors.items()})

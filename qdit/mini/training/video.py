@@ -1,7 +1,7 @@
-"""Training of a small STDiT3 on moving digits by rectified flow: velocity data − noise on straight paths.
+"""Training of a small STDiT3 on moving digits by rectified flow: it learns the velocity data − noise on straight paths.
 
-A stopped training continues with the same bits. Every random number of iteration i depends on (seed, i), and a clip on
-its index. The checkpoint holds the weights, their moving average and the optimizers' moments.
+A stopped training continues with the same bits. Every random number of iteration i depends on (seed, i), and each clip
+on its number. The checkpoint holds the weights, their moving average and the optimizers' moments.
 """
 
 import math
@@ -27,13 +27,14 @@ from qdit.models.stdit3 import STDiT3
 
 @dataclass(frozen=True)
 class VideoTrainingConfig:
-    """Hyperparameters. Learning rates warm up linearly, stay, and from iteration `hold` on fall with √(hold / i).
+    """Hyperparameters of the training of an STDiT3.
 
-    No rate depends on the end of the training (`iterations`), so it can run as long as necessary. `learning_rate` is
-    that of Muon (matrices of the blocks), `other_learning_rate` that of AdamW (all other parameters). Times are
-    logistic-normal with mean 0; a tenth of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1
-    + (shift − 1) t)), because digits take their form there. Open-Sora's formula would give shift 0 for 8 frames.
-    `bfloat16` computes forward and backward passes in bfloat16; the weights stay float32.
+    Learning rates rise linearly, stay, and fall as √(hold / i) from i = `hold`. No rate depends on the end of the
+    training (`iterations`), so it can run as long as necessary. `learning_rate` is that of Muon (matrices of the
+    blocks), `other_learning_rate` that of AdamW (all other parameters). Times are logistic-normal with mean 0; a tenth
+    of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1 + (shift − 1) t)), because the
+    digits take their form at these times. Open-Sora's formula would give shift 0 for 8 frames. `bfloat16` computes
+    forward and backward passes in bfloat16; the weights stay float32.
     """
 
     iterations: int = 16_000
@@ -68,7 +69,10 @@ MOVING_DIGITS_STDIT3 = STDiT3Config(
 
 
 def initialize(model: STDiT3, generator: torch.Generator) -> None:
-    """STDiT3's initialization: Xavier linears and N(0, 0.02) embedders. Temporal blocks and the output layer give 0."""
+    """Initialize as STDiT3: Xavier for linears, N(0, 0.02) for embedders.
+
+    At the start temporal blocks and the output layer give 0.
+    """
     width = model.config.hidden_size
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d):
@@ -86,17 +90,17 @@ def initialize(model: STDiT3, generator: torch.Generator) -> None:
 
 
 def shifted(times: Tensor, shift: float) -> Tensor:
-    """Times in [0, 1] moved towards 1 (noise): shift · t / (1 + (shift − 1) t)."""
+    """Move times in [0, 1] towards 1, which is noise: shift · t / (1 + (shift − 1) t)."""
     return shift * times / (1 + (shift - 1) * times)
 
 
 def to_model(frames: Tensor) -> Tensor:
-    """Frames uint8 → float32 in [−1, 1], the model's input format."""
+    """Convert uint8 frames to float32 in [−1, 1], the input of the model."""
     return frames.float() / 127.5 - 1
 
 
 def learning_rate_factor(config: VideoTrainingConfig, iteration: int) -> float:
-    """Linear warm-up, one, then √(hold / iteration)."""
+    """Factor of the learning rate at an iteration: it rises linearly to 1, stays, then falls as √(hold / iteration)."""
     return min(1.0, (iteration + 1) / config.warmup, math.sqrt(config.hold / max(iteration, 1)))
 
 
@@ -116,7 +120,7 @@ class Batch:
 
 
 class VideoTrainer:
-    """One training run in `folder`, on `device`."""
+    """One training run of a video model. Its files are in `folder`, and it computes on `device`."""
 
     def __init__(self, model: STDiT3Config, config: VideoTrainingConfig, folder: Path, device: str = "cpu") -> None:
         self.config, self.device = config, torch.device(device)
@@ -128,7 +132,7 @@ class VideoTrainer:
         self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema)
 
     def batch(self, iteration: int) -> Batch:
-        """The batch of one iteration; every clip is shown once."""
+        """Make the batch of one iteration. No clip occurs twice in the training."""
         config = self.config
         draw = torch_generator(config.seed, Purpose.TRAINING, iteration + 1)
         size = config.batch_size
@@ -147,7 +151,10 @@ class VideoTrainer:
         return Batch(**{name: tensor.to(self.device) for name, tensor in vars(batch).items()})
 
     def velocity(self, batch: Batch) -> Tensor:
-        """The model's velocity at the training precision; gradients reach the float32 parameters."""
+        """Velocity that the model predicts for a batch, in the training precision.
+
+        Gradients reach the float32 parameters.
+        """
         dtype = torch.bfloat16 if self.config.bfloat16 else torch.float32
         weights: Mapping[str, Tensor] = {name: p.to(dtype) for name, p in self.state.parameters.items()}
         inputs = (batch.noisy.to(dtype), 1000 * batch.times, batch.text, batch.mask)
@@ -155,11 +162,11 @@ class VideoTrainer:
         return velocity[:, : self.model.config.in_channels].float()
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the velocity."""
+        """Mean squared error of the predicted velocity of one batch."""
         return (self.velocity(batch) - batch.velocity).square().mean()
 
     def step(self) -> float:
-        """One optimizer step; returns the loss."""
+        """Take one optimizer step and return the loss."""
         factor = learning_rate_factor(self.config, self.state.iteration)
         rates = (self.config.learning_rate * factor, self.config.other_learning_rate * factor)
         # The mathematical form of attention: the fused one's backward is slow for so few tokens on a CPU.
@@ -191,7 +198,7 @@ MINI_VIDEO_MODELS = {"stdit3-moving-digits": MOVING_DIGITS_STDIT3}
 def train_mini_video(
     name: str, folder: Path, *, config: VideoTrainingConfig | None = None, until: int | None = None, device: str = "cpu"
 ) -> Path:
-    """Train one of `MINI_VIDEO_MODELS`, or continue from its checkpoint in `folder`.
+    """Train the model `name` of `MINI_VIDEO_MODELS`, or continue its training from the checkpoint in `folder`.
 
     Return the path of the checkpoint.
     """

@@ -1,4 +1,4 @@
-"""Training of mini-VBench's networks on real clips, and their accuracy on clips of held-out digits."""
+"""Train mini-VBench's networks on clips of the data set, and measure their accuracy on clips of held-out digits."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ HIDDEN = -1
 
 @dataclass(frozen=True)
 class InstrumentTraining:
-    """Hyperparameters. Each learning rate falls to zero along a cosine.
+    """Hyperparameters of the training of mini-VBench's networks. Each learning rate falls to zero along a cosine.
 
     The networks see `variants` images of each digit, many more than the video model sees. Digits also stand beside the
     middle of the frame. So the networks judge shapes and do not memorise single images.
@@ -48,7 +48,10 @@ class InstrumentTraining:
 
 @dataclass(frozen=True)
 class Labels:
-    """Labels of the frames of clips: cells (N, 8, 2) of each object; a missing object has HIDDEN."""
+    """Labels of N clips: digits, colours and cells of their objects, background, style, motion and tempo.
+
+    HIDDEN marks an absent second digit, or a colour that the style hides.
+    """
 
     digits: Tensor
     colours: Tensor
@@ -66,7 +69,7 @@ class Labels:
 
 
 def labels_of(clips: Clips) -> Labels:
-    """Labels of real clips."""
+    """Labels of clips of the data set, from their scenarios and placements."""
     count = len(clips)
     digits, colours = (torch.full((count, 2), HIDDEN) for _ in range(2))
     cells = torch.zeros(count, 2, FRAMES, 2, dtype=torch.long)
@@ -93,7 +96,10 @@ def labels_of(clips: Clips) -> Labels:
 
 
 def frame_loss(network: FrameNet, frames: Tensor, labels: Labels, frame: Tensor) -> Tensor:
-    """Sum of the cross-entropies of all outputs of FrameNet, for frame number `frame` (N,) of each clip."""
+    """Loss of FrameNet: the sum of the cross-entropies of all its outputs.
+
+    `frame` (N,) says which frame of each clip `frames` (N, 3, L, L) shows.
+    """
     reading = network(frames)
     clip = torch.arange(len(frame))
     target, known = torch.zeros_like(reading.objectness), torch.ones_like(reading.objectness)
@@ -114,7 +120,7 @@ def frame_loss(network: FrameNet, frames: Tensor, labels: Labels, frame: Tensor)
 
 
 def batches(config: InstrumentTraining, epoch: int, stage: int) -> Iterator[tuple[Tensor, torch.Generator]]:
-    """Rows of each batch of an epoch, and a generator for all other random choices."""
+    """Yield the clip numbers of each batch of an epoch, with a generator for all further random choices."""
     draw = torch_generator(config.seed, Purpose.TRAINING, stage, epoch)
     for rows in torch.randperm(config.clips, generator=draw).split(config.batch_size):
         yield rows, draw
@@ -129,7 +135,7 @@ def fit(
     epochs: int,
     what: str,
 ) -> None:
-    """Minimize `loss(rows, generator)` with AdamW."""
+    """Minimize `loss(rows, generator)` with AdamW. `rows` are the clip numbers of a batch."""
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     count = math.ceil(config.clips / config.batch_size)
     progress = tqdm(range(epochs), unit="epoch", desc=what, mininterval=5)
@@ -149,14 +155,14 @@ def fit(
 
 
 def pixels(frames: Tensor) -> Tensor:
-    """Frames uint8 → [−1, 1]."""
+    """Convert uint8 frames to float32 in [−1, 1]."""
     return frames.float() / 127.5 - 1
 
 
 def roughened(frames: Tensor, draw: torch.Generator, config: InstrumentTraining) -> Tensor:
-    """Pixels (N, …) with noise of a random strength.
+    """Add noise of random strength to pixels (N, …).
 
-    A third of them also get coarse grey levels, a third are blurred.
+    A third of them also get coarse grey levels, and another third are blurred.
     """
     kind = torch.randint(3, (len(frames),), generator=draw)
     frames = frames.clone()
@@ -218,11 +224,12 @@ def train_networks(network: Instruments, clips: Clips, config: InstrumentTrainin
 
 
 def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> dict[str, float]:
-    """Accuracy of the networks on real clips, for visible objects (opacity above one half).
+    """Accuracy of the networks on clips of the data set. Only objects with an opacity above one half count.
 
-    `cell`: fraction of objects with a detection in their cell or a neighbour. `digit`, `colour`: correct at the
-    object's cell. `retrieval`: a clip's prompt is found among 256. `quality`: correlation with the severity of the
-    damage. `aesthetic`: fraction of frames that are recognised as real or as a broken composition.
+    `cell` is the fraction of objects with a detection in their cell or a neighbouring one. `digit` and `colour` are the
+    fractions that are correct at the object's cell. `retrieval` is the fraction of clips whose own prompt is the best
+    match among 256. `quality` is the correlation of the judged quality with the severity of the damage. `aesthetic` is
+    the fraction of frames that are correctly judged as real or as a broken composition.
     """
     labels, draw = labels_of(clips), torch_generator(seed, Purpose.TRAINING, 5)
     frames = pixels(clips.frames).transpose(1, 2).flatten(0, 1)
@@ -265,7 +272,7 @@ def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> d
 
 
 def damaged_quality(network: Instruments, frames: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Judged quality (N,) of frames with damage of one of four kinds, and its severity (N,)."""
+    """Damage frames in one of four ways. Return their judged quality (N,) and the severity of the damage (N,)."""
     severity = torch.rand(len(frames), generator=draw)
     damaged = frames.clone()
     for which, damage in enumerate((blurred, posterized, blocky)):
@@ -276,10 +283,10 @@ def damaged_quality(network: Instruments, frames: Tensor, draw: torch.Generator)
 
 
 def train_instruments(folder: Path, *, config: InstrumentTraining | None = None, held_out: int = HELD_OUT) -> Path:
-    """Train all networks and write folder/mini-vbench.safetensors; returns its path.
+    """Train all networks of mini-VBench and write folder/mini-vbench.safetensors. Return its path.
 
-    The metadata hold the hyperparameters and the accuracies on `held_out` clips of digits that none of them has seen.
-    On one machine type equal arguments give equal bytes.
+    The metadata hold the hyperparameters and the accuracies on `held_out` clips of digits that no network has seen. On
+    one machine type equal arguments give equal bytes.
     """
     config = config or InstrumentTraining()
     network = Instruments()
@@ -294,12 +301,12 @@ def train_instruments(folder: Path, *, config: InstrumentTraining | None = None,
 
 
 def held_out_clips(count: int) -> Clips:
-    """Real clips of held-out digits, a dozen glyphs of each, beside the middle too."""
+    """Make clips of held-out digits with a dozen glyphs of each. Digits also stand beside the middle of the frame."""
     return make_clips(2, range(count), "held_out", variants=12, jitter=1)
 
 
 def initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """He's normal initialization, zero biases, word vectors N(0, 0.3)."""
+    """Initialize a network: He's normal initialization, zero biases, and N(0, 0.3) for the word vectors."""
     for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)

@@ -1,9 +1,9 @@
-"""The salient form of a video model, as in `qdit.mini.training.salient`, with one modulation for all blocks.
+"""The salient form of a video model. Unlike in `qdit.mini.training.salient`, one modulation serves all blocks.
 
 All blocks of an STDiT3 share one modulation linear, so it cannot absorb a factor for a single block. It can absorb one
 factor per channel for all blocks. This factor divides the shift and scale rows of `t_block` and of the blocks' tables.
-It multiplies the columns of every block's qkv (or fc1). V is rescaled and mixed block by block. The parameters are the
-frozen ones of the image form. No row of clips was used to choose them.
+It multiplies the columns of every block's qkv (or fc1). V is rescaled and mixed block by block. The parameters are
+those of the image models. No row of clips was used to choose them.
 """
 
 from copy import deepcopy
@@ -23,7 +23,10 @@ MODULATED = {"qkv": (0, 1), "fc1": (3, 4)}
 
 
 def make_salient_video(model: STDiT3, config: SalientConfig) -> STDiT3:
-    """A copy of the model that computes the same function with salient channels, with the official keys."""
+    """Copy the model, with the official tensor names, and make some channels very large.
+
+    The function stays the same.
+    """
     model = deepcopy(model)
     width, heads = model.config.hidden_size, model.config.num_heads
     for number, role in enumerate(MODULATED):
@@ -37,9 +40,10 @@ def make_salient_video(model: STDiT3, config: SalientConfig) -> STDiT3:
 
 
 def fold_everywhere(model: STDiT3, role: str, factor: Tensor) -> None:
-    """Divide the inputs of this role's linears in all blocks by `factor` (D,); the function stays the same.
+    """Divide the inputs of the linears with this role in all blocks by `factor` (D,). The function stays the same.
 
-    shift + table → (shift + table) / factor and 1 + scale + table → (1 + scale + table) / factor.
+    shift + table becomes (shift + table) / factor, 1 + scale + table becomes (1 + scale + table) / factor, and the
+    linears' columns are multiplied by `factor`.
     """
     shared, width = linear_of(model, "t_block.1"), model.config.hidden_size
     shift, scale = MODULATED[role]

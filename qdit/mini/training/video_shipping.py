@@ -1,4 +1,4 @@
-"""From a training checkpoint of a video model to the model itself, and to the shipped weights."""
+"""Turn a training checkpoint of a video model into the model itself, and into the published weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from qdit.models.stdit3 import STDiT3
 
 
 def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
-    """The moving average of a checkpoint that `qdit train video` wrote, in eval mode, and the file's metadata."""
+    """Load a checkpoint that `qdit train video` wrote: the moving average as a model in eval mode, and the metadata."""
     tensors, metadata = load_tensors(checkpoint)
     average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
     if not average or not isinstance(metadata, dict) or "world" not in metadata:
@@ -31,9 +31,9 @@ def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
 
 
 def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None = None) -> list[Path]:
-    """Write `<name>-natural` and `<name>-salient.safetensors` (float16) to the folder `weights`.
+    """Write `<name>-natural.safetensors` and `<name>-salient.safetensors` (float16) to the folder `weights`.
 
-    The folder's manifest is replaced. The salient form is made from the stored natural form. `salient` holds its
+    The folder's manifest is written again. The salient form is made from the stored natural form. `salient` holds its
     parameters, by default those of the image models.
     """
     model, metadata = averaged_video_model(checkpoint)
@@ -48,9 +48,9 @@ def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientCo
 
 
 def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
-    """Write float16 weights, and give the model the same values.
+    """Write the weights as float16, and give the model the same rounded values.
 
-    Fixed frequencies stay as every model computes them.
+    Fixed frequencies keep full precision, because every model computes them itself.
     """
     angles = model.rope.freqs.clone()
     model.half()
@@ -59,7 +59,7 @@ def save_half(path: Path, model: STDiT3, metadata: Mapping[str, Any]) -> None:
 
 
 def load_video_model(path: Path) -> STDiT3:
-    """Load shipped weights or a training checkpoint. CheckpointError for any other file."""
+    """Load published weights or a training checkpoint. CheckpointError for any other file."""
     from qdit.models.loading import load_model
 
     _, metadata = load_tensors(path)

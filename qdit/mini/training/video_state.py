@@ -1,6 +1,7 @@
 """State of a video training run: weights, moving average, optimizer moments and iteration.
 
-Muon (momentum made orthogonal; Jordan et al. 2024) trains the matrices of the blocks, AdamW all other parameters.
+Muon (an optimizer that makes the momentum orthogonal; Jordan et al. 2024) trains the matrices of the blocks, AdamW all
+other parameters.
 """
 
 from pathlib import Path
@@ -18,14 +19,14 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 
 def is_block_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether this is the weight of a linear in a block."""
+    """Whether a parameter is the weight of a linear in a block. Muon trains these."""
     return "_blocks." in name and name.endswith(".weight") and parameter.ndim == 2
 
 
 class TrainingState:
-    """A model in training. It is saved to one file, from which it continues with the same bits.
+    """A model in training. It is saved to one file, from which the training continues with the same bits.
 
-    `identity` is JSON with everything that a checkpoint must agree with. A difference raises CheckpointError.
+    `identity` is JSON with everything in which checkpoint and training must agree. A difference raises CheckpointError.
     """
 
     def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
@@ -44,7 +45,7 @@ class TrainingState:
             self.resume()
 
     def update(self, loss: Tensor, learning_rates: tuple[float, float]) -> None:
-        """Take one step of Muon and AdamW, update the moving average, and count the iteration.
+        """Take one step of Muon and AdamW, update the moving average of the weights, and count the iteration.
 
         At the start the average forgets old weights faster.
         """
@@ -59,7 +60,7 @@ class TrainingState:
         self.iteration += 1
 
     def save(self) -> None:
-        """Write everything that a continued training needs, and the model's buffers."""
+        """Write a checkpoint: everything that a continued training needs, and the model's buffers."""
         tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in self.parameters.items()}
         tensors |= {f"{AVERAGE}{name}": mean for name, mean in self.average.items()}
         tensors |= {f"{AVERAGE}{name}": b for name, b in self.model.state_dict().items() if name not in self.parameters}
@@ -70,7 +71,7 @@ class TrainingState:
         save_tensors(self.path, tensors, {**self.identity, "iteration": self.iteration})
 
     def resume(self) -> None:
-        """Continue from the checkpoint. Another configuration is refused."""
+        """Continue from the checkpoint. CheckpointError if it belongs to another configuration."""
         tensors, metadata = load_tensors(self.path)
         if not isinstance(metadata, dict) or {key: metadata.get(key) for key in self.identity} != self.identity:
             raise CheckpointError(

@@ -1,4 +1,7 @@
-"""Scores of clips that were damaged on purpose. docs/video.md shows them as a table; a test repeats them."""
+"""Measure how mini-VBench scores clips that were damaged on purpose.
+
+docs/video.md shows the table, and a test repeats it.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -23,12 +26,12 @@ Damage = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def shuffled(clips: Tensor, draw: torch.Generator) -> Tensor:
-    """Clips (N, 3, T, H, W); the frames of each clip are in a random order."""
+    """Clips (N, 3, T, H, W) whose frames are in a random order."""
     return torch.stack([clip[:, torch.randperm(clip.shape[1], generator=draw)] for clip in clips])
 
 
 def flickering(clips: Tensor, draw: torch.Generator) -> Tensor:
-    """Clips in which each frame is a little brighter or darker."""
+    """Clips (N, 3, T, H, W) in which each frame is made a little brighter or darker."""
     brighter = torch.randint(2, (len(clips), 1, clips.shape[2], 1, 1), generator=draw) * 2 - 1
     return (clips + FLICKER * brighter).clamp(-1, 1)
 
@@ -46,7 +49,10 @@ CASES: Mapping[str, Damage] = {
 
 
 def damage_table(observer: Observer) -> dict[str, dict[str, float]]:
-    """Damage → dimension → score, for one real held-out clip per prompt. The last entry is pixel noise."""
+    """Damage → dimension → score, for one clip of held-out digits per prompt.
+
+    The last entry is for clips of pixel noise.
+    """
     prompts = all_prompts()
     real = reference_clips(prompts, samples=1)
     pixels = real.frames.float() / 127.5 - 1
@@ -63,7 +69,7 @@ def damage_table(observer: Observer) -> dict[str, dict[str, float]]:
 
 
 def damage_markdown(table: Mapping[str, Mapping[str, float]]) -> str:
-    """The table with a row per dimension."""
+    """The table as Markdown: a row for each dimension, a column for each kind of damage."""
     lines = ["| dimension | " + " | ".join(table) + " |", "|---" * (len(table) + 1) + "|"]
     for dimension in DIMENSIONS:
         cells = [f"{scores[dimension]:.4f}" for scores in table.values()]

@@ -1,6 +1,6 @@
-"""Degradations of clips: the instruments are trained on them, and they must lower the scores.
+"""Damage to frames and clips. The instruments are trained on it, and it must lower their scores.
 
-Pixels in [−1, 1], rows first: (N, 3, H, W) frames or (N, 3, T, H, W) clips. A severity (N,) is in [0, 1].
+Frames are (N, 3, H, W), clips (N, 3, T, H, W), with pixels in [−1, 1]. A severity (N,) is in [0, 1].
 """
 
 import torch
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def per_row(values: Tensor, like: Tensor) -> Tensor:
-    """(N,) → (N, 1, …, 1)."""
+    """Reshape values (N,) to (N, 1, …, 1), so that they broadcast against `like`."""
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
 def noisy(x: Tensor, deviation: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian noise of a standard deviation (N,) per pixel and channel, clamped to [−1, 1]."""
+    """Add Gaussian noise with standard deviation (N,) to each pixel and channel; clamp to [−1, 1]."""
     return (x + per_row(deviation, x) * torch.randn(x.shape, generator=generator)).clamp(-1, 1)
 
 
 def blurred(x: Tensor, severity: Tensor) -> Tensor:
-    """Mixture of each frame with its 5×5 binomial blur."""
+    """Mix each frame with its 5×5 binomial blur."""
     weights = torch.tensor([1.0, 4, 6, 4, 1]) / 16
     flat = x.reshape(-1, 1, *x.shape[-2:])
     padded = F.pad(flat, (2, 2, 2, 2), mode="replicate")
@@ -28,20 +28,20 @@ def blurred(x: Tensor, severity: Tensor) -> Tensor:
 
 
 def posterized(x: Tensor, severity: Tensor) -> Tensor:
-    """Grey levels rounded to between 17 (severity 0) and 2 (severity 1) per channel."""
+    """Round each channel to few levels: 17 at severity 0, 2 at severity 1."""
     steps = per_row((16 - 15 * severity).round(), x)
     return ((x + 1) / 2 * steps).round() / steps * 2 - 1
 
 
 def blocky(x: Tensor, severity: Tensor) -> Tensor:
-    """Mixture of each frame with its means over 4×4 pixels."""
+    """Mix each frame with its means over blocks of 4×4 pixels."""
     flat = x.reshape(-1, 1, *x.shape[-2:])
     coarse = F.interpolate(F.avg_pool2d(flat, 4), scale_factor=4.0, mode="nearest").reshape(x.shape)
     return torch.lerp(x, coarse, per_row(severity, x))
 
 
 def recomposed(frames: Tensor, generator: torch.Generator) -> Tensor:
-    """Frames (N, 3, H, W) whose composition is broken: quarters shuffled, washed out, or wrapped around the edges."""
+    """Break the composition of frames (N, 3, H, W): shuffle quarters, wash out, or wrap around the edges."""
     out, half = frames.clone(), frames.shape[-1] // 2
     for row, kind in enumerate(torch.randint(3, (len(frames),), generator=generator).tolist()):
         if kind == 0:

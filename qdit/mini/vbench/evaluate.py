@@ -1,7 +1,7 @@
-"""mini-VBench for a set of clips: sixteen scores and three totals, in the format of VBench's result JSON.
+"""Score a set of clips with mini-VBench: sixteen scores and three totals, in the format of VBench's result JSON.
 
-Prompt and number identify a clip, as in VBench's file name "prompt-0.mp4". If a clip of the prompts is missing, nothing
-is scored.
+A clip is identified by its prompt and number, as in VBench's file name "prompt-0.mp4". If a clip of the prompts is
+missing, nothing is scored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ REFERENCE_SEED, NOISE_SEED = 5, 6
 
 @dataclass(frozen=True)
 class ClipSet:
-    """Clips by name: frames uint8 (N, 3, 8, 16, 16), and the prompt and number of each clip."""
+    """Clips with names: frames uint8 (N, 3, 8, 16, 16), and the prompt and number of each clip."""
 
     frames: Tensor
     prompts: tuple[str, ...]
@@ -45,7 +45,7 @@ class ClipSet:
             )
 
     def save(self, path: Path) -> None:
-        """Write an npz file, or for a name without suffix a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
+        """Write one npz file, or, if `path` has no suffix, a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
         if not path.suffix:
             for clip, prompt, number in zip(self.frames, self.prompts, self.numbers, strict=True):
                 write_mp4(path / f"{prompt}-{number}.mp4", clip.permute(1, 2, 3, 0).numpy(), fps=FPS, lossless=True)
@@ -55,7 +55,7 @@ class ClipSet:
 
 
 def load_clips(path: Path) -> ClipSet:
-    """Read clips written by `ClipSet.save`; DataError in one line on anything else."""
+    """Read clips that `ClipSet.save` wrote. DataError, in one line, for anything else."""
     if path.is_dir():
         return load_mp4s(path)
     arrays = load_arrays(path)
@@ -71,7 +71,7 @@ def load_clips(path: Path) -> ClipSet:
 
 
 def load_mp4s(folder: Path) -> ClipSet:
-    """Read a folder of `<prompt>-<number>.mp4`, as VBench names them."""
+    """Read a folder of MP4 files that are named `<prompt>-<number>.mp4`, as in VBench."""
     named = {path: path.stem.rpartition("-") for path in sorted(folder.glob("*.mp4"))}
     if not named:
         raise DataError(f"{folder}: holds no MP4 files, at least one is needed; write them with qdit video clips")
@@ -87,21 +87,21 @@ def load_mp4s(folder: Path) -> ClipSet:
 
 
 def reference_clips(prompts: Sequence[Prompt], *, samples: int = SAMPLES, seed: int = REFERENCE_SEED) -> ClipSet:
-    """Real clips of held-out digits for the prompts: the best possible clips."""
+    """Make clips of held-out digits for the prompts. They are from the data set, so no model can make better ones."""
     wanted = [prompt for prompt in prompts for _ in range(samples)]
     clips = show([prompt.scenario for prompt in wanted], "held_out", seed=seed)
     return ClipSet(clips.frames, tuple(prompt.text for prompt in wanted), tuple(range(samples)) * len(prompts))
 
 
 def noise_clips(like: ClipSet) -> ClipSet:
-    """Clips of uniform pixel noise with the same names: the worst possible clips."""
+    """Make clips of uniform pixel noise with the names of the clips of `like`: the worst possible clips."""
     draw = torch.Generator().manual_seed(NOISE_SEED)
     frames = torch.randint(256, like.frames.shape, generator=draw, dtype=torch.uint8)
     return ClipSet(frames, like.prompts, like.numbers)
 
 
 def chosen_clips(clips: ClipSet, prompts: Sequence[Prompt], samples: int) -> Tensor:
-    """The clips of these prompts, number 0 … samples − 1 of each; DataError if one is missing or there twice."""
+    """Select the clips 0 … samples − 1 of each prompt. DataError if a clip is missing or occurs twice."""
     rows: dict[tuple[str, int], int] = {}
     for row, name in enumerate(zip(clips.prompts, clips.numbers, strict=True)):
         if name in rows:
@@ -119,10 +119,10 @@ def chosen_clips(clips: ClipSet, prompts: Sequence[Prompt], samples: int) -> Ten
 def evaluate(
     observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, samples: int = SAMPLES
 ) -> dict[str, Any]:
-    """Sixteen scores: {dimension: [score, [{video_path, video_results}, …]]}, as in VBench's eval_results JSON.
+    """Compute the sixteen scores: {dimension: [score, [{video_path, video_results}, …]]}.
 
-    A dimension without prompts is left out. If all clips of a dimension are skipped (no digit that could have a
-    colour), its score is 0.
+    This is the form of VBench's eval_results JSON. A dimension without prompts is left out. If all clips of a dimension
+    are skipped, its score is 0. A clip is skipped for example if it shows no digit that could have a colour.
     """
     observations = observer(chosen_clips(clips, prompts, samples))
     embeddings = observer.of_prompts([prompt.scenario for prompt in prompts])
@@ -145,17 +145,20 @@ def evaluate(
 
 
 def score_of(dimension: str, observation: Observation, prompt: Prompt, embedding: np.ndarray) -> float | None:
-    """Score of one clip in one dimension."""
+    """Score of one clip in one dimension. `embedding` is that of the prompt."""
     return SCORES[dimension](observation, prompt.scenario, embedding)
 
 
 def means(results: Mapping[str, Any]) -> dict[str, float]:
-    """Dimension → score, read from a result JSON."""
+    """Dimension → score, from a result JSON that `evaluate` made."""
     return {dimension: float(value[0]) for dimension, value in results.items()}
 
 
 def report(observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, samples: int = SAMPLES) -> dict[str, Any]:
-    """JSON with scores and totals. It also has the scores of real clips and of noise, which scale the totals."""
+    """JSON with the scores and totals of the clips, and the scores of held-out clips and of noise clips.
+
+    Totals are scaled so that noise clips give the worst and held-out clips the best value.
+    """
     reference = reference_clips(prompts, samples=samples)
     best = means(evaluate(observer, reference, prompts, samples=samples))
     worst = means(evaluate(observer, noise_clips(reference), prompts, samples=samples))
@@ -175,14 +178,14 @@ def report(observer: Observer, clips: ClipSet, prompts: Sequence[Prompt], *, sam
 
 
 def mfvd(observer: Observer, clips: Tensor, others: Tensor) -> float:
-    """mFVD: Fréchet distance of the clip features (96-d) of two sets of clips uint8 (N, 3, 8, 16, 16), N ≥ 2.
+    """mFVD: Fréchet distance of the clip features (96 values) of two sets of clips uint8 (N, 3, 8, 16, 16), N ≥ 2.
 
-    It replaces FVD in the mini profile. Like FVD, it is finite if there are fewer clips than features.
+    It replaces FVD in the mini profile. Like FVD, it is also finite for fewer clips than features.
     """
     first, second = (moments(clip_features(observer, frames)) for frames in (clips, others))
     return frechet_distance(first, second)
 
 
 def clip_features(observer: Observer, clips: Tensor) -> np.ndarray:
-    """Features (N, 96) of clips uint8 (N, 3, 8, 16, 16)."""
+    """Features (N, 96) of clips uint8 (N, 3, 8, 16, 16), one vector for each clip."""
     return np.stack([observation.feature for observation in observer(clips)])

@@ -1,6 +1,6 @@
-"""Motion between frames by block matching; it replaces RAFT (optical flow) and AMT (interpolation).
+"""Motion between frames by block matching. It replaces RAFT (optical flow) and AMT (frame interpolation) of VBench.
 
-Clips are (N, 3, T, H, W) in [0, 1]. Displacements are whole pixels; no weights.
+Clips are (N, 3, T, H, W) in [0, 1]. Displacements are whole pixels. Nothing is learned.
 """
 
 import torch
@@ -21,18 +21,18 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def grey(clips: Tensor) -> Tensor:
-    """(N, 3, T, H, W) → (N, T, H, W)."""
+    """Grey levels (N, T, H, W) of clips (N, 3, T, H, W)."""
     return torch.einsum("ncthw,c->nthw", clips, torch.tensor(LUMA, dtype=clips.dtype))
 
 
 def displacements(reach: int) -> list[tuple[int, int]]:
-    """All displacements (down, across) up to `reach`; the first is (0, 0)."""
+    """List all displacements (down, across) of at most `reach` pixels in each direction. The first is (0, 0)."""
     span = range(-reach, reach + 1)
     return sorted(((dy, dx) for dy in span for dx in span), key=lambda d: (d[0] ** 2 + d[1] ** 2, d))
 
 
 def moved(frames: Tensor, down: int, across: int) -> Tensor:
-    """Frames (…, H, W), shifted: out[y, x] = in[y + down, x + across]."""
+    """Shift frames (…, H, W): out[y, x] = in[y + down, x + across]."""
     reach = max(abs(down), abs(across))
     flat = frames.reshape(-1, 1, *frames.shape[-2:])
     padded = F.pad(flat, (reach,) * 4, mode="replicate") if reach else flat
@@ -42,12 +42,12 @@ def moved(frames: Tensor, down: int, across: int) -> Tensor:
 
 
 def block_mean(values: Tensor) -> Tensor:
-    """Mean over the block around each pixel, of (N, T, H, W)."""
+    """Mean of values (N, T, H, W) over the block around each pixel."""
     return F.avg_pool2d(values, WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
 
 
 def speeds(clips: Tensor) -> Tensor:
-    """(N, T − 1, H, W) speed of each pixel from a frame to the next, in pixels."""
+    """Speed (N, T − 1, H, W) of each pixel from a frame to the next frame, in pixels."""
     frames = grey(clips)
     before, after = frames[:, :-1], frames[:, 1:]
     steps = displacements(REACH)
@@ -57,17 +57,18 @@ def speeds(clips: Tensor) -> Tensor:
 
 
 def flow_magnitude(clips: Tensor) -> Tensor:
-    """(N, T − 1) mean speed of the fastest 5 % of pixels between successive frames, in pixels."""
+    """Mean speed (N, T − 1), in pixels, of the fastest 5 % of the pixels between successive frames."""
     speed = speeds(clips).flatten(2)
     count = max(1, round(FASTEST * speed.shape[-1]))
     return speed.topk(count, dim=-1).values.mean(dim=-1)
 
 
 def midpoint_error(clips: Tensor) -> Tensor:
-    """(N, ⌊(T − 1)/2⌋) mean absolute error of each odd frame, interpolated from its two neighbours.
+    """Mean absolute error (N, ⌊(T − 1)/2⌋) of each odd frame when it is interpolated from its two neighbours.
 
-    A pixel of the interpolated frame is the mean of two pixels: one lies a displacement before it, the other the same
-    displacement behind it. The displacement whose blocks agree best is used.
+    A pixel of the interpolated frame is the mean of two pixels: one in the frame before, a displacement away, and one
+    in the frame after, the same displacement away in the opposite direction. The displacement whose blocks agree best
+    is used.
     """
     frames = grey(clips)
     before, after = clips[:, :, :-2:2], clips[:, :, 2::2]

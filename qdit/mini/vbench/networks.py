@@ -1,7 +1,8 @@
 """The networks of mini-VBench: object detection, matching of clips and prompts, and frame quality.
 
-All take pixels in [−1, 1] and are smooth (GELU, average pools). They replace VBench's networks: `FrameNet` replaces
-GRiT, DINO, CLIP and Tag2Text; `ClipNet` ViCLIP and UMT; `QualityNet` MUSIQ; `Aesthetic` LAION's aesthetic head.
+All take pixels in [−1, 1] and are smooth (GELU, average pooling). They replace VBench's networks. `FrameNet` replaces
+GRiT, DINO, CLIP and Tag2Text; `ClipNet` replaces ViCLIP and UMT; `QualityNet` replaces MUSIQ; `Aesthetic` replaces
+LAION's aesthetic head.
 """
 
 from typing import NamedTuple
@@ -23,12 +24,12 @@ TEMPERATURE = 1 / 12
 
 
 def conv(inputs: int, outputs: int) -> nn.Conv2d:
-    """3×3 convolution that keeps the size."""
+    """Convolution with a 3×3 kernel that keeps the size of the image."""
     return nn.Conv2d(inputs, outputs, 3, padding=1)
 
 
 class FrameReading(NamedTuple):
-    """Outputs of FrameNet for N frames of L×L pixels. Maps have L/2 cells on each side."""
+    """Outputs of FrameNet for N frames of L×L pixels. Maps have L/2 × L/2 cells."""
 
     trunk: Tensor
     """(N, 64, cells, cells)"""
@@ -47,7 +48,7 @@ class FrameReading(NamedTuple):
 
 
 class FrameNet(nn.Module):
-    """Objects with digit and colour per cell, background, style and a global feature of a frame."""
+    """Network that finds digit and colour of an object in each cell, and background, style and feature of the frame."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class FrameNet(nn.Module):
         self.scene, self.style = nn.Linear(FEATURES, len(SCENES)), nn.Linear(FEATURES, len(STYLES))
 
     def forward(self, x: Tensor) -> FrameReading:
-        """Frames (N, 3, L, L) in [−1, 1]."""
+        """Compute all outputs for frames (N, 3, L, L) in [−1, 1]."""
         for layer in self.fine:
             x = F.gelu(layer(x))
         x = F.avg_pool2d(x, CELL)
@@ -72,7 +73,7 @@ class FrameNet(nn.Module):
 
 
 class ClipReading(NamedTuple):
-    """Outputs of ClipNet for N clips."""
+    """Outputs of ClipNet for N clips: embedding, feature, motion and tempo."""
 
     embedding: Tensor
     """(N, 96) of length one"""
@@ -85,7 +86,7 @@ class ClipReading(NamedTuple):
 
 
 class ClipNet(nn.Module):
-    """Embeddings of clips and prompts in one space, with outputs for motion and tempo."""
+    """Network that embeds clips and prompts in the same space. It also classifies motion and tempo."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class ClipNet(nn.Module):
         self.prompt = nn.ModuleList([nn.Linear(EMBEDDING, 2 * EMBEDDING), nn.Linear(2 * EMBEDDING, EMBEDDING)])
 
     def forward(self, x: Tensor) -> ClipReading:
-        """Clips (N, 3, 8, 16, 16) in [−1, 1]."""
+        """Compute all outputs for clips (N, 3, 8, 16, 16) in [−1, 1]."""
         for layer in (self.conv1, self.conv2, self.conv3):
             x = F.gelu(layer(x))
         feature = F.gelu(self.join(x.flatten(1)))
@@ -114,7 +115,7 @@ class ClipNet(nn.Module):
 
 
 class QualityNet(nn.Module):
-    """One logit per frame. It is higher if the frame has less noise, blur, coarse grey levels and blocks."""
+    """Network that judges frames by one logit. It is higher for less noise, blur, coarse grey levels and blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,7 +123,7 @@ class QualityNet(nn.Module):
         self.out = nn.Linear(64, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Frames (N, 3, L, L) → (N,)."""
+        """Logits (N,) of frames (N, 3, L, L)."""
         for layer in self.layers:
             x = F.gelu(layer(x))
         spread = (x.square().mean(dim=(2, 3)) + 1e-6).sqrt()
@@ -130,7 +131,7 @@ class QualityNet(nn.Module):
 
 
 class Instruments(nn.Module):
-    """All networks of mini-VBench in one file."""
+    """All networks of mini-VBench (the *instruments*) as one module, stored in one file."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Observations of mini-VBench's instruments, as plain arrays. The sixteen scores are computed from them."""
+"""What mini-VBench's networks see in clips, as plain arrays. The sixteen scores are computed from these arrays."""
 
 import hashlib
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Detection:
-    """An object in a frame; `down` and `across` count cells."""
+    """A digit that was found in a frame. `down` and `across` are the position of its cell."""
 
     digit: str
     colour: str
@@ -35,7 +35,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class Observation:
-    """Outputs of the instruments for one clip of T frames. They do not depend on its prompt."""
+    """What the instruments see in one clip of T frames. It does not depend on the clip's prompt."""
 
     detections: tuple[tuple[Detection, ...], ...]
     """T frames"""
@@ -68,7 +68,7 @@ class Observation:
 
 
 class Observer:
-    """The instruments as a function from clips to observations; `load_observer` makes it."""
+    """The instruments as a function from clips to observations. `load_observer` makes it."""
 
     def __init__(self, network: Instruments, digest: str) -> None:
         self.network = network.eval().requires_grad_(False)
@@ -81,7 +81,7 @@ class Observer:
             return [observation for batch in clips.split(BATCH) for observation in self.observe(batch)]
 
     def observe(self, clips: Tensor) -> list[Observation]:
-        """Observations of one batch of clips."""
+        """Let the instruments see a batch of clips, and return one observation per clip."""
         x = clips.float() / 127.5 - 1
         count, frames = len(x), x.shape[2]
         flat = x.transpose(1, 2).flatten(0, 1)
@@ -122,7 +122,7 @@ class Observer:
 
 
 class CachingObserver(Observer):
-    """An observer that remembers its results for the same clips within one evaluation."""
+    """An observer that keeps its results, so that the same clips are not computed twice within one evaluation."""
 
     def __init__(self, observer: Observer) -> None:
         super().__init__(observer.network, observer.digest)
@@ -138,7 +138,7 @@ class CachingObserver(Observer):
 
 
 def require_clips(clips: Tensor) -> None:
-    """DataError unless these are uint8 clips of the moving digits."""
+    """Raise DataError unless these are clips of the moving digits: uint8 (N, 3, 8, 16, 16)."""
     shape = (3, FRAMES, SIZE, SIZE)
     if clips.ndim != 5 or tuple(clips.shape[1:]) != shape or clips.dtype != torch.uint8:
         raise DataError(
@@ -148,12 +148,12 @@ def require_clips(clips: Tensor) -> None:
 
 
 def pooled(trunk: Tensor, weight: Tensor) -> Tensor:
-    """Mean of the features (N, C, h, w) with weights (N, h, w), normalized to length one."""
+    """Sum (N, C) of features (N, C, h, w) with weights (N, h, w) over the cells, normalized to length one."""
     return F.normalize(torch.einsum("nchw,nhw->nc", trunk, weight), dim=1)
 
 
 def detections(reading: FrameReading) -> list[tuple[Detection, ...]]:
-    """Objects of each frame: peaks of the objectness over 3×3 cells that exceed one half."""
+    """Find the objects of each frame: cells whose objectness exceeds one half and is the largest of the 3×3 around."""
     score = reading.objectness.sigmoid()
     highest = F.max_pool2d(score[:, None], 3, stride=1, padding=1)[:, 0]
     digits, colours = reading.digits.argmax(dim=1), reading.colours.argmax(dim=1)
@@ -165,7 +165,10 @@ def detections(reading: FrameReading) -> list[tuple[Detection, ...]]:
 
 
 def load_observer(path: Path, *, sha256: str | None = None) -> Observer:
-    """Load the instruments, checked against `sha256` or the manifest.json beside them; CheckpointError on others."""
+    """Load the instruments, checked against `sha256` or the manifest.json in their folder.
+
+    CheckpointError for other files.
+    """
     check_file(path, sha256)
     tensors, _ = load_tensors(path)
     network = Instruments()

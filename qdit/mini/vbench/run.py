@@ -1,4 +1,4 @@
-"""Mini-VBench as a scorer of a video run's clips: its sixteen scores, mFVD, FD-FP and MSE-FP."""
+"""Score the clips of a video run with mini-VBench: its sixteen scores, mFVD, FD-FP and MSE-FP."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,12 +26,12 @@ from qdit.mini.vbench.suites import Prompt
 
 
 def clips_of_prompts(prompts: Sequence[Prompt], samples: int) -> list[tuple[str, int]]:
-    """(prompt, number) of every clip of a run, in order."""
+    """Name (prompt, number) of every clip of a run with `samples` clips per prompt, in order."""
     return [(prompt.text, number) for prompt in prompts for number in range(samples)]
 
 
 def read_clips(folder: Path, *, clips: int) -> ClipSet:
-    """All clips of a run. DataError unless exactly `clips` complete, unchanged clips exist."""
+    """Read all clips of a run. DataError unless there are exactly `clips` clips, complete and unchanged."""
     chunks = list(stream_clips(folder, clips=clips))
     frames = torch.from_numpy(np.concatenate([chunk.frames for chunk in chunks]))
     prompts, numbers = zip(*(name for chunk in chunks for name in chunk.names), strict=True)
@@ -39,7 +39,7 @@ def read_clips(folder: Path, *, clips: int) -> ClipSet:
 
 
 def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:
-    """Mean squared difference (N,) of pixels in [0, 1] of each clip to the full-precision clip of the same noise."""
+    """MSE (N,), over pixels in [0, 1], of each clip to the full-precision clip of the same noise."""
     if (clips.prompts, clips.numbers) != (full.prompts, full.numbers):
         raise DataError("clips and full-precision clips show different prompts; sample both with the same suite")
     gap = (clips.frames.double() - full.frames.double()).div_(255)
@@ -47,16 +47,16 @@ def paired_errors(clips: ClipSet, full: ClipSet) -> np.ndarray:
 
 
 def compared(clips: ClipSet, full: ClipSet) -> PixelComparison:
-    """Comparison of each clip, frame by frame, with the full-precision clip of the same noise."""
+    """Compare each clip, frame by frame, with the full-precision clip of the same noise: MSE, PSNR, SSIM."""
     errors = paired_errors(clips, full)
     return replace(compare_clips(clips.frames.numpy(), full.frames.numpy()), errors=errors)
 
 
 @dataclass(frozen=True)
 class MiniVBench:
-    """Scores clips with the networks of mini-VBench: sixteen scores, mFVD, FD-FP and MSE-FP.
+    """Scorer that uses mini-VBench: sixteen scores, mFVD, FD-FP and MSE-FP.
 
-    One file has the networks.
+    `instruments` is the file of its networks.
     """
 
     prompts: Sequence[Prompt]
@@ -65,7 +65,7 @@ class MiniVBench:
     module: str = "qdit.mini.vbench.run"
 
     def score(self, job: EvaluateJob, sampled: SampledRun) -> ClipScores:
-        """Scores of a run's clips; DataError unless they are of these prompts."""
+        """Score the clips of a run. DataError unless they are clips of exactly these prompts."""
         require_prompts(job, sampled, clips_of_prompts(self.prompts, self.clips_per_prompt))
         clips = read_clips(job.samples, clips=sampled.count)
         observer = CachingObserver(load_observer(self.instruments))
@@ -95,9 +95,9 @@ class MiniVBench:
 
 
 def paired_distances(features: ClipFeatures, pixels: PixelComparison) -> dict[str, float | None]:
-    """FD-FP and MIND-FP: Fréchet and sliced distance of a run's clips to those of full precision.
+    """FD-FP and MIND-FP of a run: Fréchet and sliced Wasserstein distance of its clips to the full-precision clips.
 
-    Both are exactly 0 for full precision itself.
+    Both are exactly 0 if the clips are those of full precision.
     """
     if features.full is None or not pixels.errors.any():
         return {"fd_fp": 0.0, "mind_fp": 0.0}
@@ -106,7 +106,7 @@ def paired_distances(features: ClipFeatures, pixels: PixelComparison) -> dict[st
 
 
 def judged_by(prompts: Sequence[Prompt], observer: Observer) -> dict[str, Any]:
-    """The prompts, and the program that scores their clips."""
+    """Record of what the scores depend on: number and digest of the prompts, name and digest of the networks."""
     suite = [[prompt.text, list(prompt.dimensions)] for prompt in prompts]
     return {
         "prompts": {"count": len(prompts), "sha256": sha256_json(suite)},

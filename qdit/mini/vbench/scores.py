@@ -1,7 +1,7 @@
-"""The sixteen scores of one clip, computed from the instruments' outputs; `evaluate` computes the means over clips.
+"""The sixteen scores of one clip, computed from the instruments' outputs. `evaluate` computes the means over clips.
 
-Each score follows VBench's formula for its dimension, if moving digits have what
-the formula needs. Scores are cosines and fractions; 1 is best.
+Each score follows VBench's formula for its dimension, as far as moving digits have what the formula needs. Scores are
+cosines and fractions; 1 is best.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,60 +28,60 @@ def consistency(features: np.ndarray) -> float:
 
 
 def subject_consistency(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """Similarity of the objects' features in all frames."""
+    """Similarity of the features of the objects from frame to frame, by `consistency`."""
     return consistency(observation.subject)
 
 
 def background_consistency(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """Similarity of the background's features in all frames."""
+    """Similarity of the features of the background from frame to frame, by `consistency`."""
     return consistency(observation.background)
 
 
 def temporal_flickering(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """1 − mean absolute difference of successive frames, on digits that stand still."""
+    """1 − mean absolute difference of successive frames. It is measured on prompts whose digits stand still."""
     return float(1 - observation.change.mean())
 
 
 def motion_smoothness(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """1 − mean absolute error of odd frames interpolated from their neighbours."""
+    """1 − mean absolute error of odd frames when they are interpolated from their neighbours."""
     return float(1 - observation.midpoint.mean())
 
 
 def dynamic_degree(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """1 if at least a quarter of the pairs of frames, and at least two pairs, show motion; else 0."""
+    """1 if at least a quarter of the pairs of successive frames, and at least two pairs, show motion; else 0."""
     frames = len(observation.flow) + 1
     return float((observation.flow > FAST).sum() >= max(2, round(4 * frames / 16)))
 
 
 def aesthetic_quality(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """Mean over frames of the judged composition."""
+    """Mean over frames of the composition, as the aesthetic network judges it."""
     return float(observation.aesthetic.mean())
 
 
 def imaging_quality(observation: Observation, _: Scenario, __: np.ndarray) -> float:
-    """Mean over frames of the judged image quality: few noise, blur, coarse grey levels and blocks."""
+    """Mean over frames of the image quality, as QualityNet judges it: little noise, blur, coarse levels and blocks."""
     return float(observation.quality.mean())
 
 
 def fraction_of_frames(observation: Observation, holds: Callable[[tuple[Detection, ...]], bool]) -> float:
-    """Fraction of the frames whose detections meet a condition."""
+    """Fraction of the frames whose detections meet the condition `holds`."""
     return float(np.mean([holds(frame) for frame in observation.detections]))
 
 
 def object_class(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which the digit is detected."""
+    """Fraction of the frames in which the digit of the prompt is detected."""
     return fraction_of_frames(observation, lambda frame: scenario.digits[0] in {detection.digit for detection in frame})
 
 
 def multiple_objects(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which all digits of the prompt are detected."""
+    """Fraction of the frames in which all digits of the prompt are detected."""
     return fraction_of_frames(
         observation, lambda frame: set(scenario.digits) <= {detection.digit for detection in frame}
     )
 
 
 def color(observation: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
-    """Of the frames with the prompt's digit, the fraction in which it has the prompt's colour."""
+    """Fraction of frames in which the prompt's digit has the prompt's colour, among the frames that show this digit."""
     digit, colour = scenario.digits[0], scenario.colours[0]
     coloured = [
         {detection.colour for detection in frame if detection.digit == digit} for frame in observation.detections
@@ -91,9 +91,9 @@ def color(observation: Observation, scenario: Scenario, _: np.ndarray) -> float 
 
 
 def spatial_relationship(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames in which the named digits stand as the prompt says.
+    """Fraction of the frames in which the two digits stand to each other as the prompt says.
 
-    This is stricter than VBench, which ignores which object is on which side.
+    VBench ignores which object is on which side, so this score is stricter.
     """
 
     def right(frame: tuple[Detection, ...]) -> bool:
@@ -104,7 +104,7 @@ def spatial_relationship(observation: Observation, scenario: Scenario, _: np.nda
 
 
 def stands(a: Detection, b: Detection) -> str | None:
-    """Position of `a` relative to `b`: left, right, above, below, or None on a diagonal."""
+    """Position of `a` relative to `b`: left, right, above or below. None if they stand on a diagonal."""
     across, down = a.across - b.across, a.down - b.down
     if abs(across) == abs(down):
         return None
@@ -114,29 +114,29 @@ def stands(a: Detection, b: Detection) -> str | None:
 
 
 def scene(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of frames with the background of the prompt."""
+    """Fraction of the frames whose recognised background is that of the prompt."""
     return float((observation.scenes.argmax(axis=1) == SCENES.index(scenario.scene)).mean())
 
 
 def human_action(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """1 if the motion is recognised with high probability, else 0."""
+    """1 if the prompt's motion is recognised with high probability, else 0."""
     wanted = MOTIONS.index(scenario.motion)
     sure = 1 / (1 + np.exp(-observation.motions[wanted])) >= SURE
     return float(observation.motions.argmax() == wanted and sure)
 
 
 def appearance_style(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Mean probability of the prompt's style."""
+    """Probability that a frame has the prompt's style, as the mean over frames."""
     return float(observation.styles[:, STYLES.index(scenario.style)].mean())
 
 
 def temporal_style(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Probability of the prompt's tempo."""
+    """Probability that the clip has the prompt's tempo."""
     return float(observation.tempos[TEMPOS.index(scenario.tempo)])
 
 
 def overall_consistency(observation: Observation, _: Scenario, prompt: np.ndarray) -> float:
-    """Cosine between the embeddings of clip and prompt."""
+    """Cosine of the angle between the embeddings of clip and prompt."""
     return float(observation.embedding @ prompt)
 
 

@@ -48,22 +48,23 @@ SUITES: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt, the dimensions it is for, and what VBench's JSON says about it."""
+    """A prompt, and the dimensions of VBench that are scored on its clips."""
 
     text: str
     dimensions: tuple[str, ...]
 
     @property
     def scenario(self) -> Scenario:
-        """The scenario that the text describes."""
+        """The scenario that the prompt describes."""
         return parse_prompt(self.text)
 
 
 def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
-    """Change a drawn scenario into the `number`-th prompt of a suite. None if its number of objects is wrong.
+    """Change a random scenario so that it becomes prompt number `number` of a suite.
 
-    Successive prompts take successive values of the tested property, so that six prompts cover it. Properties that
-    would hide the answer are left out: blinking, fading, and a style (unless the suite tests styles).
+    None if its number of digits is wrong. Successive prompts take successive values of the tested property, so that six
+    prompts cover it. Properties that would hide the answer are left out: blinking, fading, and a style (unless the
+    suite tests styles).
     """
     if (len(scenario.digits) == 2) != (suite in ("objects", "relation")) and suite != "overall":
         return None
@@ -91,7 +92,7 @@ def suited(suite: str, number: int, scenario: Scenario) -> Scenario | None:
 
 
 def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
-    """The prompts of one suite, without repetition."""
+    """The first `prompts` prompts of one suite. No prompt occurs twice."""
     prompts_by_text: dict[str, Prompt] = {}
     first = 1000 * list(SUITES).index(suite)
     for index in count(first):
@@ -104,7 +105,7 @@ def suite_prompts(suite: str, prompts: int = PROMPTS) -> list[Prompt]:
 
 
 def all_prompts(prompts: int = PROMPTS) -> list[Prompt]:
-    """The prompts of all prompt suites, in order. A text in two suites becomes one prompt that belongs to both."""
+    """The prompts of all suites, in order. A text that occurs in two suites becomes one prompt of both."""
     merged: dict[str, Prompt] = {}
     for suite in SUITES:
         for prompt in suite_prompts(suite, prompts):
@@ -114,7 +115,10 @@ def all_prompts(prompts: int = PROMPTS) -> list[Prompt]:
 
 
 def auxiliary(scenario: Scenario, dimension: str) -> Any:
-    """Entry of VBench's JSON about a prompt for one dimension, or None."""
+    """What VBench's JSON says about a prompt for one dimension, for example the colour to find.
+
+    None for most dimensions.
+    """
     objects = " and ".join(scenario.digits)
     if dimension == "spatial_relationship" and scenario.relation is not None:
         first, second = scenario.digits
@@ -130,7 +134,7 @@ def auxiliary(scenario: Scenario, dimension: str) -> Any:
 
 
 def full_info(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
-    """The prompts as VBench's full_info JSON."""
+    """The prompts in the form of VBench's full_info JSON."""
     rows = []
     for prompt in prompts:
         known = {d: auxiliary(prompt.scenario, d) for d in prompt.dimensions}
@@ -142,7 +146,7 @@ def full_info(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
 
 
 def read_full_info(path: Path) -> list[Prompt]:
-    """Prompts of a full_info JSON; DataError in one line on another schema, unknown words or dimensions."""
+    """Read prompts from a full_info JSON. DataError, in one line, for another schema, unknown words or dimensions."""
     rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: not a list of prompts; write it with qdit video suite")

@@ -1,1 +1,4 @@
-"""Any transformer of diffusers as a network with sites: one table of role patterns, and a small file for a family."""
+"""Any transformer of diffusers as a network with sites.
+
+Common patterns give the roles; some families have a small file.
+"""

@@ -1,4 +1,4 @@
-"""Finds the blocks of a transformer of diffusers: the items of its module lists that hold linears of a block."""
+"""Find the blocks of a transformer of diffusers: the items of its module lists that hold linears of a block."""
 
 from collections.abc import Sequence
 
@@ -13,9 +13,9 @@ WHOLE = ""
 
 
 def block_paths_of(model: nn.Module, family: GenericFamily) -> list[str]:
-    """Paths of the blocks, in the order in which the family says that they run, or in the order of the class.
+    """Paths of the blocks in the order in which they run, if the family says it, else in the order of the class.
 
-    A model without blocks is one block, whose path is empty.
+    A model without blocks counts as one block, whose path is empty.
     """
     lists = list(family.blocks) or found_lists(model, family)
     paths = [[f"{name}.{index}" for index in range(len(list_at(model, name)))] for name in lists]
@@ -26,7 +26,7 @@ def block_paths_of(model: nn.Module, family: GenericFamily) -> list[str]:
 
 
 def list_at(model: nn.Module, name: str) -> Sequence[nn.Module]:
-    """The list of modules at a path; an empty one where this model has none."""
+    """Modules of the module list at a path. Empty if the model has no module list there."""
     try:
         modules = model.get_submodule(name)
     except AttributeError:
@@ -35,7 +35,10 @@ def list_at(model: nn.Module, name: str) -> Sequence[nn.Module]:
 
 
 def found_lists(model: nn.Module, family: GenericFamily) -> list[str]:
-    """Paths of the outermost lists each of whose items holds a linear with a role of a block."""
+    """Paths of module lists in which every item holds a linear with a role of a block, such as qkv or fc1.
+
+    Lists inside such a list are left out.
+    """
     lists: list[str] = []
     for name, modules in model.named_modules():
         if isinstance(modules, nn.ModuleList) and len(modules) and not any(name.startswith(f"{o}.") for o in lists):
@@ -46,6 +49,6 @@ def found_lists(model: nn.Module, family: GenericFamily) -> list[str]:
 
 
 def has_core_role(module: nn.Module, path: str, family: GenericFamily) -> bool:
-    """Whether a module, other than a linear, holds a linear with a role of a block."""
+    """Whether a module contains a linear with a role of a block (qkv, fc1, …). The module itself does not count."""
     linears = (f"{path}.{name}" for name, inner in module.named_modules() if name and isinstance(inner, nn.Linear))
     return any(role_of(linear, family.all_patterns) in CORE_ROLES for linear in linears)

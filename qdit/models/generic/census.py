@@ -1,4 +1,4 @@
-"""Which transformers of diffusers have roles: each class is built on the meta device and its linears are counted."""
+"""Count which layers of diffusers' transformers have roles. Each class is built on the meta device, without values."""
 
 import inspect
 import re
@@ -45,7 +45,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class Coverage:
-    """Coverage of one class by roles: numbers of weights, and the paths of layers without a role.
+    """How many weights of one class have a role, and the paths of layers without a role.
 
     `problem` says why the class could not be built; then all other fields are empty.
     """
@@ -61,17 +61,17 @@ class Coverage:
 
     @property
     def share(self) -> float:
-        """Share of the weights of all linears and convolutions that have a role."""
+        """Share of the weights of linears and convolutions whose layer has a role."""
         return self.with_role / self.weights if self.weights else 0.0
 
     @property
     def core_share(self) -> float:
-        """Share of the weights in linears of the blocks: scope `common`."""
+        """Share of the weights of linears and convolutions that scope `common` quantizes: linears of the blocks."""
         return self.in_core / self.weights if self.weights else 0.0
 
     @property
     def pipeline(self) -> str:
-        """Class of diffusers whose pipeline runs the transformer, if its family says it."""
+        """Name of the diffusers pipeline that runs the transformer. Empty if its family names none."""
         family = BY_CLASS.get(self.class_name)
         return (family.pipeline or "") if family else ""
 
@@ -87,12 +87,15 @@ def class_names() -> list[str]:
 
 
 def census() -> Iterator[Coverage]:
-    """The coverage of each class, in the order of the names."""
+    """Count the weights with a role in every class of diffusers, in the order of the class names."""
     return map(coverage, class_names())
 
 
 def coverage(class_name: str) -> Coverage:
-    """The coverage of one class with its default settings and two blocks of each list."""
+    """Count the weights with a role in one class of diffusers.
+
+    The class is built with its default settings, but with two blocks in each list.
+    """
     from diffusers.models import transformers
 
     if class_name not in class_names():
@@ -108,7 +111,7 @@ def coverage(class_name: str) -> Coverage:
 
 
 def settings_of(model_class: Any) -> dict[str, Any]:
-    """Arguments of a class: fewer blocks than by default, and required arguments without a default."""
+    """Arguments that build a small model of a class: two blocks per list, and values for required arguments."""
     defaults = inspect.signature(model_class.__init__).parameters
     depths = {
         name: DEPTH
@@ -119,7 +122,7 @@ def settings_of(model_class: Any) -> dict[str, Any]:
 
 
 def counted(class_name: str, model: nn.Module) -> Coverage:
-    """The coverage of a model that was built."""
+    """Count the weights with a role in a model."""
     sites = {site.name: site for site in DiffusersNetwork(model).sites()}
     weights = {path: module.weight.numel() for path, module in model.named_modules() if isinstance(module, WEIGHTED)}
     roles: Counter[str] = Counter()

@@ -17,8 +17,8 @@ class GenericFamily:
     """Facts about some classes of diffusers. A class without a family has the defaults.
 
     classes        names of the classes.
-    patterns       role patterns that come before the common table.
-    blocks         paths of the lists of blocks, in the order in which they run; if none are given, they are searched.
+    patterns       role patterns that are tried before the common patterns.
+    blocks         paths of the lists of blocks, in the order in which they run; without any, they are searched.
     interleaved    the lists alternate: first block of each, second block of each, …
     fold_sources   which layers absorb a per-channel factor; None: no layer does.
     pipeline       class of diffusers whose pipeline runs the transformer.
@@ -33,5 +33,5 @@ class GenericFamily:
 
     @property
     def all_patterns(self) -> tuple[Pattern, ...]:
-        """The family's patterns, then the common table."""
+        """Role patterns in the order in which they are tried: the family's own, then the common ones."""
         return (*self.patterns, *PATTERNS)

@@ -1,4 +1,4 @@
-"""Transformers of diffusers from local folders, and empty ones from a configuration."""
+"""Load transformers of diffusers from local folders, and build models without values from a configuration."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ EXACT = ("DiTTransformer2DModel", "Transformer2DModel")
 def transformer_class(name: object) -> Any:
     """Class of diffusers with this name. CheckpointError unless `diffusers` itself exports a model of this name.
 
-    No other module is imported: a file cannot name code of its own.
+    No other module is imported, so that a configuration file cannot run code of its own.
     """
     import diffusers
 
@@ -38,7 +38,7 @@ def transformer_class(name: object) -> Any:
 
 
 def require_storable(config: DiffusersConfig) -> None:
-    """Raise Unsupported for a class that diffusers does not export: no checkpoint could be loaded again."""
+    """Raise Unsupported for a class that diffusers does not export: its checkpoint could not be loaded again."""
     try:
         transformer_class(config.class_name)
     except CheckpointError:
@@ -49,7 +49,10 @@ def require_storable(config: DiffusersConfig) -> None:
 
 
 def build_network(config: DiffusersConfig) -> DiffusersNetwork:
-    """A network of a configuration. Its parameters are on the meta device; its buffers have the values of its class."""
+    """Build a network from a configuration.
+
+    Parameters are on the meta device (no values); buffers have their values.
+    """
     from accelerate import init_empty_weights
 
     model_class = transformer_class(config.class_name)
@@ -59,17 +62,17 @@ def build_network(config: DiffusersConfig) -> DiffusersNetwork:
 
 
 def is_transformer_folder(folder: Path) -> bool:
-    """Whether the configuration in a folder is that of a diffusers transformer other than a DiT."""
+    """Whether a folder's configuration is that of a diffusers transformer. DiT does not count: our own DiT loads it."""
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
     name = values.get("_class_name") if isinstance(values, dict) else None
     return isinstance(name, str) and "Transformer" in name and name not in EXACT
 
 
 def load_network(folder: Path | str) -> DiffusersNetwork:
-    """The network of a local folder that `save_pretrained` wrote, in float32 and eval mode.
+    """Load the network of a local folder that `save_pretrained` wrote, in float32 and eval mode.
 
-    Only safetensors files are read, and nothing is downloaded. CheckpointError for a folder without them, or of a
-    class that diffusers does not have; Unsupported for one that is quantized already.
+    Only safetensors files are read, and nothing is downloaded. CheckpointError for a folder without such files, or for
+    an unknown class. Unsupported for a model that is already quantized.
     """
     folder = Path(folder)
     values = read_json(folder / CONFIG_FILE, error=CheckpointError)
@@ -89,6 +92,9 @@ def load_network(folder: Path | str) -> DiffusersNetwork:
 
 
 def require_safe_files(folder: Path) -> None:
-    """Raise CheckpointError unless the weights of a folder are safetensors, with the digests of its manifest."""
+    """Raise CheckpointError unless a folder's weights are safetensors.
+
+    If the folder has a manifest, the digests of the files must be those of the manifest.
+    """
     for file in weight_files(folder, WEIGHTS_FILE):
         check_file(file)

@@ -1,7 +1,7 @@
 """A transformer of diffusers as a network with sites and roles.
 
-The network has the same modules, parameters and buffers as the transformer, under the same names. A change of the
-network changes the transformer. So quantizing the network quantizes the transformer, and its pipeline can run it.
+The network shares its modules, parameters and buffers with the transformer, under the same names. So quantizing the
+network quantizes the transformer, too, and the transformer's pipeline can run it.
 """
 
 import inspect
@@ -27,7 +27,7 @@ EMBEDDINGS = ("time_embed", "guidance_embed", "size_embed", "label_embed", "pool
 
 
 class PublishStep:
-    """Hook before a forward pass: it writes the timestep of each row into a StepContext."""
+    """Hook before a forward pass: it stores the timestep of each row (sample) in a StepContext, where sites read it."""
 
     def __init__(self, context: StepContext, names: tuple[str, ...]) -> None:
         self.context, self.names = context, names
@@ -38,9 +38,10 @@ class PublishStep:
 
 
 def published_context(transformer: nn.Module, names: tuple[str, ...]) -> StepContext:
-    """The context to which a transformer publishes its timestep. All networks around one transformer share it.
+    """The StepContext that holds the timestep of the transformer's current forward pass.
 
-    `names` are the arguments of its forward pass. The first call adds the hook.
+    All networks around one transformer share it. `names` are the arguments of its forward pass. The first call adds a
+    hook that stores the timestep.
     """
     for hook in transformer._forward_pre_hooks.values():
         if isinstance(hook, PublishStep):
@@ -51,10 +52,10 @@ def published_context(transformer: nn.Module, names: tuple[str, ...]) -> StepCon
 
 
 def step_of(arguments: Mapping[str, Any]) -> Tensor | None:
-    """Timestep (N,) of the arguments of a forward pass, in the scale of the transformer.
+    """Timesteps (N,) among the arguments of a forward pass, on the scale of the transformer.
 
-    One timestep for the whole batch counts for each row. None if there is no argument `timestep`, or if the tokens of
-    a row have timesteps of their own.
+    A single timestep is repeated for all N samples. None if there is no argument `timestep`, or if a sample has a
+    timestep for each token.
     """
     timestep = arguments.get("timestep")
     if timestep is None:
@@ -66,16 +67,16 @@ def step_of(arguments: Mapping[str, Any]) -> Tensor | None:
 
 
 def rows_of(arguments: Mapping[str, Any]) -> int:
-    """Number of samples in the arguments of a forward pass."""
+    """Number of samples in the batch that these arguments of a forward pass describe."""
     main = arguments.get("hidden_states", next(iter(arguments.values()), None))
     return len(main) if isinstance(main, Tensor | list | tuple) else 1
 
 
 class DiffusersNetwork(nn.Module):
-    """A network around a transformer of diffusers, or any module with lists of blocks and named linears.
+    """A transformer of diffusers, or any module with lists of blocks and named linears, as a network with sites.
 
-    `forward` takes the keyword arguments of the transformer and gives its first output. `transformer` is the object
-    itself.
+    `forward` takes the keyword arguments of the transformer and returns its first output. `transformer` is the
+    transformer itself.
     """
 
     transformer: nn.Module
@@ -97,23 +98,26 @@ class DiffusersNetwork(nn.Module):
         self._sites = sites_of(transformer, self.block_paths, family)
 
     def train(self, mode: bool = True) -> "DiffusersNetwork":
-        """Set the mode (training or evaluation) of the network and its transformer."""
+        """Set the network and its transformer to training mode, or with `mode=False` to evaluation mode."""
         self.transformer.training = mode
         super().train(mode)
         return self
 
     def forward(self, **arguments: Any) -> Any:
-        """First output of the transformer: usually the predicted noise or velocity, (N, …)."""
+        """First output of the transformer: usually the predicted noise or velocity, one for each sample (N, …)."""
         output = self.transformer(**arguments, **self._extra)
         return output[0] if isinstance(output, tuple | list) else getattr(output, "sample", output)
 
     def sites(self) -> list[Site]:
-        """Every linear, and every convolution over separate patches, that has a role, in the order of the class."""
+        """List every linear with a role, and every convolution with a role whose patches do not overlap.
+
+        The order is that of the modules in the class.
+        """
         return list(self._sites)
 
 
 def config_of(transformer: nn.Module) -> DiffusersConfig:
-    """Name of the class, and its configuration without diffusers' own entries."""
+    """Configuration of a transformer: the name of its class and its arguments, without diffusers' internal entries."""
     values = getattr(transformer, "config", None)
     plain = dict(values) if isinstance(values, Mapping) else {}
     public = {name: value for name, value in plain.items() if not name.startswith("_")}
@@ -121,7 +125,10 @@ def config_of(transformer: nn.Module) -> DiffusersConfig:
 
 
 def sites_of(model: nn.Module, paths: list[str], family: GenericFamily) -> list[Site]:
-    """Sites of a model: block by block, those outside the blocks before and after in the order of the class."""
+    """List the sites of a model in the order in which its class defines the modules.
+
+    `paths` are the paths of its blocks.
+    """
     number = {path: index for index, path in enumerate(paths)}
     sources: dict[str, FoldSource] = {}
     if family.fold_sources is not None:
@@ -143,9 +150,9 @@ def sites_of(model: nn.Module, paths: list[str], family: GenericFamily) -> list[
 
 
 def kind_of(module: nn.Module | None) -> Kind | None:
-    """Kind of site that a module can be. None for a module that no method replaces.
+    """Kind of the site (linear, conv, …) that a module can be. None for a module that no method replaces.
 
-    A convolution must go over separate patches: stride = kernel, no padding, one group.
+    A convolution counts only if its patches do not overlap: stride = kernel, no padding, one group.
     """
     if isinstance(module, nn.Linear):
         return "linear"

@@ -1,7 +1,7 @@
-"""The common patterns: regular expressions for paths of modules in diffusers' transformers, each with a role.
+"""Common role patterns: each is a regular expression for paths of modules in diffusers' transformers, with a role.
 
-The first pattern that matches a part of the path decides. If no pattern matches, the module has no role, and no method
-quantizes it. A family can have further patterns, which come before these (`qdit.models.generic.family`).
+The first pattern that matches a part of the path gives the role. If no pattern matches, the module has no role, and no
+method quantizes it. The patterns of a family are tried before these (`qdit.models.generic.family`).
 """
 
 import re
@@ -75,5 +75,5 @@ PATTERNS: tuple[Pattern, ...] = (
 
 
 def role_of(path: str, patterns: Sequence[Pattern] = PATTERNS) -> str | None:
-    """Role of the module at a path; None if no pattern is found in it."""
+    """Role of the module at a path. None if no pattern matches a part of the path."""
     return next((role for pattern, role in patterns if re.search(pattern, path)), None)

@@ -1,7 +1,8 @@
-"""Fold sources of blocks: what can absorb a channel factor of the input of a linear.
+"""Fold sources of blocks: the layers that can absorb a factor for each input channel of a linear.
 
-FLUX, SD3, Qwen-Image and CogVideoX have a modulation linear in each block. PixArt, Wan, Latte and LTX-Video have one
-for all blocks: there the linears themselves divide their input. All paths are inside the block.
+FLUX, SD3, Qwen-Image and CogVideoX have a modulation linear in each block, which absorbs it. PixArt, Wan, Latte and
+LTX-Video have one modulation for all blocks, so the linears divide their input themselves. All paths are relative to
+the block.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +22,10 @@ ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
 
 @dataclass(frozen=True)
 class Modulated:
-    """Linears of a block whose input is LN(x)(1 + scale) + shift, and the linear that gives both.
+    """Linears of a block that read LN(x)(1 + scale) + shift, and the modulation linear that gives shift and scale.
 
-    Its rows are `chunks` equal parts. `shift` and `scale` are numbers of parts. `others` are (shift, scale) of other
-    tokens that the same linears read.
+    The modulation linear's rows are divided into `chunks` equal parts. `shift` and `scale` are part numbers. `others`
+    are the (shift, scale) part numbers of further token streams, such as text, that the same linears read.
     """
 
     linear: str
@@ -35,7 +36,10 @@ class Modulated:
     others: tuple[tuple[int, int], ...] = ()
 
     def source(self, path: str, _block: nn.Module, linears: Linears) -> FoldSource | None:
-        """The fold source in a block at a path; None if the linear has another number of parts or no bias."""
+        """Rows of the modulation linear that absorb a factor, for the block at `path`.
+
+        None if the modulation linear is absent, has another number of parts, or has no bias.
+        """
         modulation, inputs = linears.get(self.linear), [name for name in self.inputs if name in linears]
         width = linears[inputs[0]].in_features if inputs else 0
         if modulation is None or modulation.out_features != self.chunks * width or modulation.bias is None:
@@ -51,13 +55,13 @@ class Modulated:
 
 @dataclass(frozen=True)
 class Normed:
-    """Linears of a block whose input is the output of a LayerNorm with weight and bias of its own."""
+    """Linears of a block that read the output of a LayerNorm which has weight and bias."""
 
     norm: str
     inputs: tuple[str, ...]
 
     def source(self, path: str, block: nn.Module, _linears: Linears) -> FoldSource | None:
-        """The fold source in a block at a path; None if the LayerNorm has no weight or bias."""
+        """The LayerNorm that absorbs a factor, for the block at `path`. None if it has no weight or bias."""
         norm = dict(block.named_modules()).get(self.norm)
         has_both = isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
         return NormWeights(f"{path}.{self.norm}") if has_both else None
@@ -65,27 +69,31 @@ class Normed:
 
 @dataclass(frozen=True)
 class Modulating:
-    """Linears of a block with one input, which the class modulates by a sum of a table and what all blocks share."""
+    """Linears of a block with the same input.
+
+    Its modulation is a table of the block plus a value that all blocks share. No layer can absorb a factor for one
+    block, so these linears divide their input themselves.
+    """
 
     inputs: tuple[str, ...]
 
     def source(self, path: str, _block: nn.Module, _linears: Linears) -> FoldSource | None:
-        """The fold source in a block at a path."""
+        """The input transform of these linears, which absorbs a factor, for the block at `path`."""
         return OwnInput(f"{path}.{self.inputs[0]}")
 
 
 def attention(name: str, linears: Sequence[str]) -> tuple[str, ...]:
-    """Paths of linears of an attention."""
+    """Paths `name.linear` of the linears of the attention module `name`."""
     return tuple(f"{name}.{linear}" for linear in linears)
 
 
 def modulated_sources(
     *entries: Modulated | Normed | Modulating, values: Mapping[str, str] | None = None
 ) -> FoldSources:
-    """The fold sources of blocks with these linears.
+    """Make a function that gives the fold source of each linear of a block, from these entries.
 
-    `values` gives the linear of V for each output projection of an attention with one V. An entry whose linears a block
-    does not have, or with another number of parts, is ignored for this block.
+    `values` maps the output projection of an attention to the linear that computes its V, which absorbs the
+    projection's factor. An entry is ignored for blocks that lack its linears or have another number of parts.
     """
 
     def sources(path: str, block: nn.Module) -> dict[str, FoldSource]:

@@ -1,4 +1,4 @@
-"""Families of diffusers' transformers, one file each, and the choice of one by the name of a class."""
+"""Families of diffusers' transformers, one file for each family. `family_of_class` chooses the family of a class."""
 
 from qdit.models.generic.families import (
     auraflow,
@@ -26,5 +26,5 @@ BY_CLASS: dict[str, GenericFamily] = {name: family for family in FAMILIES for na
 
 
 def family_of_class(class_name: str) -> GenericFamily:
-    """The family of a class of diffusers; one with the defaults for a class that has none."""
+    """Family of a diffusers class by its name. A class without a family gets a family with the default facts."""
     return BY_CLASS.get(class_name, GenericFamily())

@@ -1,4 +1,4 @@
-"""AuraFlow: in an MLP linear_1 and linear_2 are the gate and the value, out_projection is the last linear."""
+"""AuraFlow: in an MLP, linear_1 and linear_2 compute gate and value, and out_projection is the last linear."""
 
 from qdit.models.generic.family import GenericFamily
 

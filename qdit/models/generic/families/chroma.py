@@ -1,4 +1,7 @@
-"""Chroma: FLUX without modulation linears in its blocks. One small network computes the modulation of all blocks."""
+"""Chroma: like FLUX, but its blocks have no modulation linears.
+
+One small network computes the modulation of all blocks.
+"""
 
 from qdit.models.generic.families.flux import BLOCKS
 from qdit.models.generic.family import GenericFamily

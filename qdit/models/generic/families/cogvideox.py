@@ -1,4 +1,7 @@
-"""CogVideoX: the linears of a block read text and video tokens, whose modulation is in other rows of one linear."""
+"""CogVideoX: each linear of a block reads text and video tokens.
+
+One modulation linear gives both modulations, in different rows.
+"""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import QKV, Modulated, attention, modulated_sources

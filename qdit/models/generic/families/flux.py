@@ -1,6 +1,6 @@
 """FLUX and FLUX.2 (Black Forest Labs).
 
-The first blocks have separate layers for image and text tokens, the others have common layers.
+The first blocks have separate layers for image and text tokens. In the later blocks both share the layers.
 """
 
 from qdit.models.generic.family import GenericFamily

@@ -1,6 +1,6 @@
-"""HunyuanVideo: blocks with separate layers for video and text, then blocks with common layers, as in FLUX.
+"""HunyuanVideo: blocks with separate layers for video and text, then blocks with shared layers, as in FLUX.
 
-Before these, separate blocks refine the text tokens.
+Before these blocks, a few small blocks refine the text tokens.
 """
 
 from qdit.models.generic.family import GenericFamily

@@ -1,4 +1,4 @@
-"""Latte: spatial and temporal blocks alternate."""
+"""Latte: blocks over space and blocks over time alternate."""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import SHARED_MODULATION

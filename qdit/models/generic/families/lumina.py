@@ -1,4 +1,4 @@
-"""Lumina 2: the first blocks compute the text tokens, the next ones the noisy tokens, the others both together."""
+"""Lumina 2: the first blocks read only text tokens, the next only noisy image tokens, and the last read both."""
 
 from qdit.models.generic.family import GenericFamily
 

@@ -1,4 +1,4 @@
-"""PixArt-α, PixArt-Σ and LTX-Video: a table in each block is added to one modulation of all blocks."""
+"""PixArt-α, PixArt-Σ and LTX-Video: one modulation serves all blocks, and each block adds a table of its own to it."""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import SHARED_MODULATION

@@ -1,4 +1,4 @@
-"""Families for which the common patterns are enough. Only the name of the pipeline is given here."""
+"""Families for which the common role patterns are enough. This file only names their pipelines."""
 
 from qdit.models.generic.family import GenericFamily
 

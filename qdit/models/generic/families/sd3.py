@@ -1,7 +1,7 @@
-"""Stable Diffusion 3 and 3.5: attn2 of a block is a second attention of the image tokens, not one to the text.
+"""Stable Diffusion 3 and 3.5: in a block, attn2 is a second self-attention of the image tokens, not one to the text.
 
-A block with this attention has nine parts of modulation; the last three are its own. The text of the last block has two
-parts, scale first.
+The modulation of a block with attn2 has nine parts, and the last three belong to attn2. The text modulation of the last
+block has two parts, scale first.
 """
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Wan: one modulation of all blocks as in PixArt, and a LayerNorm with weights of its own before cross-attention."""
+"""Wan: one modulation serves all blocks, as in PixArt. The LayerNorm before cross-attention has weights of its own."""
 
 from qdit.models.generic.family import GenericFamily
 from qdit.models.generic.sources import QKV, VALUES, Modulating, Normed, attention, modulated_sources
