@@ -60,9 +60,14 @@ class SharedModulation:
 
 @dataclass(frozen=True)
 class NormWeights:
-    """A LayerNorm with weight and bias of its own, whose output is a site's input (cross-attention of Wan)."""
+    """A LayerNorm or RMSNorm with weights of its own, whose output is a site's input (cross-attention of Wan).
+
+    The input may be multiplied by a modulation after the norm (Lumina 2). `shift` is a linear whose output is added to
+    that of the norm (HunyuanDiT). A norm without a bias absorbs the factor alone.
+    """
 
     norm: str
+    shift: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,11 @@ def select(
 def linear_of(model: "nn.Module", site: Site | str) -> "nn.Linear":
     """The linear at a site, or the quantized module in its place, which has the same weight and bias."""
     return cast("nn.Linear", model.get_submodule(site if isinstance(site, str) else site.name))
+
+
+def matrix_of(model: "nn.Module", site: Site | str) -> "torch.Tensor":
+    """The weight at a site as (out, in), without gradients. That of a convolution is (out, in · kernel cells)."""
+    return linear_of(model, site).weight.detach().flatten(1)
 
 
 def replace(model: "nn.Module", site: Site | str, module: "nn.Module") -> None:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from qdit.core.errors import ConfigError
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.models.dit import DiT
-from qdit.models.roles import CORE_ROLES, Site, linear_of, select
+from qdit.models.network import Network
+from qdit.models.roles import CORE_ROLES, Site, linear_of, matrix_of, select
 from qdit.quant.apply import blocks_of
 from qdit.quant.batches import rows_in
 from qdit.quant.fisher import mean_squares
@@ -24,7 +24,9 @@ from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Genome, SearchSpace
 
 
-def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer) -> np.ndarray:
+def output_scores(
+    model: Network, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer
+) -> np.ndarray:
     """s[l, g] = mean over samples of ‖f_l(x) − Q_{l,g}(x)‖², (L, S) float64. x comes from the full-precision model.
 
     The data pass once for each block. Only the layers of this block are quantized in memory.
@@ -44,7 +46,7 @@ def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, q
 
 
 def hessian_scores(
-    model: DiT,
+    model: Network,
     space: SearchSpace,
     batches: Iterable[Batch],
     *,
@@ -76,7 +78,7 @@ def hessian_scores(
 
 
 def fisher_diagonals(
-    model: DiT, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
+    model: Network, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Site name → input (N, T, in), and site name → mean of (Jᵀv)² over the draws (N, T, out)."""
     seeds = [derive_seed(seed, Purpose.PROBE, probe) for probe in range(probes)]
@@ -92,24 +94,23 @@ def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome],
     return loss
 
 
-def searched_sites(model: DiT, space: SearchSpace) -> list[Site]:
+def searched_sites(model: Network, space: SearchSpace) -> list[Site]:
     """The sites of the layers of the space."""
     names = {layer.name for layer in space.layers}
     return [site for site in select(model.sites(), roles=CORE_ROLES) if site.name in names]
 
 
-def quantized_forms(model: DiT, site: Site, space: SearchSpace, quantizer: LayerQuantizer) -> list[nn.Module]:
+def quantized_forms(model: Network, site: Site, space: SearchSpace, quantizer: LayerQuantizer) -> list[nn.Module]:
     """The layer quantized with each of the sizes."""
     return [quantizer.layer(site.name, linear_of(model, site), size) for size in space.sizes]
 
 
-def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
-    """Output (…, out) of a full-precision layer for an input (…, in).
+def exact_output(model: Network, name: str, x: Tensor) -> Tensor:
+    """Output (…, out) of a full-precision layer for an input (…, in), whose channels come last.
 
     Hooks are not called, because a hook may call this.
     """
-    linear = linear_of(model, name)
-    return F.linear(x, linear.weight, linear.bias)
+    return F.linear(x, matrix_of(model, name), linear_of(model, name).bias)
 
 
 def row_of(space: SearchSpace) -> dict[str, int]:

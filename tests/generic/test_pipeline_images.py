@@ -16,6 +16,7 @@ from qdit.metrics.bootstrap import multiplicities
 from qdit.metrics.samples import listed_shards, stream_samples
 from qdit.quant.checkpoint import read_checkpoint
 from qdit.sampling import pipeline_images
+from qdit.sampling.integer import PIPELINE_INTEGER
 from qdit.sampling.pipeline_images import Calls, PipelineSampleJob, sample_pipeline, to_pixels
 from qdit.sampling.pipeline_protocol import PipelineImages
 from tests.small_pipelines import flow_scheduler, tiny_pipeline_class
@@ -132,6 +133,19 @@ def test_half_precision_is_another_run_and_close(folder: Path, tmp_path: Path, d
     assert 0 < error < 4
     keys = {listed_shards(tmp_path / name)[0].key for name in ("exact", dtype)}
     assert len(keys) == 2
+
+
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_in_integer_mode_it_is_another_run_and_close(folder: Path, tmp_path: Path, family: str) -> None:
+    sizes = {"family": family, "images": 4, "chunk": 2, "protocol": {"frames": 2 if family == "wan" else 0}}
+    exact = images_of(sample_pipeline(job(folder, tmp_path / "exact", **sizes)).parent, 4)
+    whole = images_of(sample_pipeline(job(folder, tmp_path / "whole", mode=PIPELINE_INTEGER, **sizes)).parent, 4)
+    error, listing = np.abs(exact.astype(float) - whole), listed_shards(tmp_path / "whole")[0]
+    assert listing.key != listed_shards(tmp_path / "exact")[0].key
+    assert json.loads((tmp_path / "whole" / "shard-0.json").read_text())["mode"] == "integer"
+    assert error.mean() < 2, "sums of integer products are rounded in another order"
+    with pytest.raises(Unsupported, match="no layer has a quantized weight and a quantized input"):
+        sample_pipeline(job(folder, tmp_path / "fp", mode=PIPELINE_INTEGER, checkpoint="fp", **sizes))
 
 
 def test_what_cannot_be_sampled_is_said_in_a_line(folder: Path, tmp_path: Path, monkeypatch) -> None:
