@@ -35,8 +35,7 @@ FOLDED = {
 """Family → number of inputs into which a factor can be folded."""
 
 
-ROUNDED = {}
-"""Families whose norms compute in float32, also in a float64 network → tolerance."""
+TIGHT = {"rtol": 1e-9, "atol": 1e-9}
 
 
 @pytest.mark.parametrize("name", FOLDED)
@@ -45,7 +44,7 @@ def test_folding_changes_the_inputs_and_not_the_function(name: str, monkeypatch:
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     calls = keywords(name)
     batch = Keywords(*(mapped(values, in_double) for values in (calls.samples, calls.shared)))
-    network, tolerance = tiny_network(name).double(), ROUNDED.get(name, 1e-9)
+    network = tiny_network(name).double()
     sites = leaders(network, [site for site in network.sites() if site.fold_source])
     assert len(sites) == FOLDED[name]
     seen: dict[str, list[torch.Tensor]] = {}
@@ -61,8 +60,8 @@ def test_folding_changes_the_inputs_and_not_the_function(name: str, monkeypatch:
             inputs: list[torch.Tensor] = []
             observe_inputs(folded, [site], [batch], lambda _site, x, inputs=inputs: inputs.append(x))
             wanted = seen[site.name][0] / (factor + 0.5) - offset
-            torch.testing.assert_close(inputs[0], wanted, rtol=tolerance, atol=tolerance)
-            torch.testing.assert_close(run(folded, batch), expected, rtol=tolerance, atol=tolerance)
+            torch.testing.assert_close(inputs[0], wanted, **TIGHT)
+            torch.testing.assert_close(run(folded, batch), expected, **TIGHT)
 
 
 def in_double(value: object) -> object:
