@@ -111,7 +111,10 @@ def test_in_full_precision_the_folded_network_is_the_same(name: str) -> None:
     assert (output - full).norm() / full.norm() < 1e-5
 
 
-@pytest.mark.parametrize("name", ["pixart", "cogvideox", pytest.param("wan", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("wan", "sana", "lumina2")]
+
+
+@pytest.mark.parametrize("name", ["pixart", "cogvideox", *SLOW])
 def test_rounding_is_learned_behind_a_division(name: str) -> None:
     network, calibration = tiny_network(name), {"per-step": keyword_set(name, "per-step", count=8)}
     options = {"iterations": 60, "batch": 8, "rate": 0.02}
