@@ -47,10 +47,6 @@ class CallOrder:
         """Plain JSON."""
         return asdict(self)
 
-    def all_facts(self) -> dict[str, Any]:
-        """Facts that recorded calls must agree with: none, because they state all facts themselves."""
-        return {}
-
     def rows(self, count: int) -> Tensor:
         """Indices of that many calls, in this order."""
         return torch.randperm(count, generator=torch_generator(self.seed, Purpose.INITIAL_NOISE))

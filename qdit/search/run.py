@@ -189,7 +189,7 @@ def check(search: Search, workers: int) -> None:
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
             " first and give --calibration trajectory=FILE"
         )
-    if search.scored and search.calibration is not None:
+    if search.scored and search.calibration is not None and not isinstance(search.job, CallSearchJob):
         facts = facts_of(search.job.protocol)
         require_sampled_so(search.calibration, {name: facts[name] for name in facts if name not in FREE_FACTS})
     if search.kind in SAMPLED:
