@@ -241,17 +241,16 @@ def quantize_site(
             kept = residual(kept, branch, low_rank, site)
         branch = low_rank
     new_weight, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
+    put(model, site, weight=new_weight, bias=bias, activation=activation, transform=transform, low_rank=branch)
+
+
+def put(model: nn.Module, site: Site, **parts: Any) -> None:
+    """Put a quantized linear or convolution of these parts in the place of a site."""
+    old = model.get_submodule(site.name)
     if site.kind in ("conv", "pointwise"):
-        kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
-        conv = QuantizedConv(
-            weight=new_weight, bias=bias, activation=activation, kernel=kernel, transform=transform, low_rank=branch
-        )
-        replace(model, site, conv.train(old.training))
-    else:
-        linear = QuantizedLinear(
-            weight=new_weight, bias=bias, activation=activation, transform=transform, low_rank=branch
-        )
-        replace(model, site, linear.train(old.training))
+        parts["kernel"] = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
+    module = QuantizedConv(**parts) if "kernel" in parts else QuantizedLinear(**parts)
+    replace(model, site, module.train(old.training))
 
 
 def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
@@ -291,13 +290,7 @@ def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence
     weight, bias = chain.absorb(matrix, None if linear.bias is None else linear.bias.detach())
     before = [] if module is None or module.transform is None else list(module.transform.steps())
     whole = Chain([*before, *chain.steps()])
-    transformed: QuantizedLinear
-    if site.kind == "pointwise":
-        kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
-        transformed = QuantizedConv(weight=weight, bias=bias, activation=None, kernel=kernel, transform=whole)
-    else:
-        transformed = QuantizedLinear(weight=weight, bias=bias, activation=None, transform=whole)
-    replace(model, site, transformed.train(old.training))
+    put(model, site, weight=weight, bias=bias, activation=None, transform=whole)
 
 
 def split_low_rank(model: nn.Module, site: Site, rank: int) -> LowRank:
