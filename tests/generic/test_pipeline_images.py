@@ -174,6 +174,10 @@ def test_the_command_says_what_it_made(folder: Path, tmp_path: Path) -> None:
         command(
             "pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words, "--arguments", '{"output_type": 1}'
         )
+    with pytest.raises(ConfigError, match="--mode 'int8': allowed are simulate and integer"):
+        command("pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words, "--mode", "int8")
+    whole = command("pipeline", "sample", folder / "flux-rtn", tmp_path / "whole", *words, "--mode", "integer")
+    assert "4 of 4 images" in whole.output and listed_shards(tmp_path / "whole")[0].mode == "integer"
     before = (tmp_path / "run" / "00000.npz").stat().st_mtime_ns
     command("pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words)
     assert (tmp_path / "run" / "00000.npz").stat().st_mtime_ns == before
