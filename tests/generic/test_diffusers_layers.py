@@ -221,7 +221,9 @@ def test_half_precision(family, dtype, tmp_path: Path) -> None:
         assert torch.equal(again(**arguments, return_dict=False)[0], expected)
 
 
-@pytest.mark.parametrize(("family", "method"), [("flux", "svdquant"), ("sana", "rtn"), ("pixart", "q-dit")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("flux", "svdquant"), ("sana", "rtn"), ("sana", "svdquant"), ("pixart", "q-dit")]
+)
 def test_its_layers_multiply_integers(family, method, tmp_path: Path) -> None:
     ours, expected = importlib.import_module("qdit.diffusers"), in_memory(family, method)
     folder, model_class = saved(tmp_path / "saved", family, method)
