@@ -15,6 +15,7 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.metrics.bootstrap import multiplicities
 from qdit.metrics.samples import listed_shards, stream_samples
 from qdit.quant.checkpoint import read_checkpoint
+from qdit.quant.folder import read_config
 from qdit.sampling import pipeline_images
 from qdit.sampling.integer import PIPELINE_INTEGER
 from qdit.sampling.pipeline_images import Calls, PipelineSampleJob, sample_pipeline, to_pixels
@@ -181,6 +182,31 @@ def test_the_command_says_what_it_made(folder: Path, tmp_path: Path) -> None:
     before = (tmp_path / "run" / "00000.npz").stat().st_mtime_ns
     command("pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words)
     assert (tmp_path / "run" / "00000.npz").stat().st_mtime_ns == before
+
+
+def test_sizes_are_searched_for_the_transformer_of_a_pipeline(folder: Path, tmp_path: Path) -> None:
+    """The commands of docs/search.md: calibrate, search, quantize with the allocation, and images in integers."""
+    calls = f"trajectory={tmp_path / 'calls.safetensors'}"
+    prompts, size = ("--prompts", folder / "prompts.txt"), ("--arguments", json.dumps(SIZE))
+    command("calibrate", folder / "flux", tmp_path / "calls.safetensors", *prompts, "--steps", 3, *size)
+    sizes = ("--sizes", "16,8,4", "--reference-size", 8, "--chunk", 3)
+    for kind, words in (("ilp", "0 calls measured"), ("racing", "of the budget")):
+        options = '{"population": 4, "parents": 2, "crossover": 2, "mutation": 2, "iterations": 1}'
+        more = ("--options", options) if kind == "racing" else ()
+        found = command(
+            "search", folder / "flux", tmp_path / f"{kind}.json", "--kind", kind, "--calibration", calls, *sizes, *more
+        )
+        assert words in found.output
+    command(
+        *("quantize", folder / "flux", tmp_path / "made", "--method", "q-dit", "--calibration", calls),
+        *("--allocation", tmp_path / "ilp.json"),
+    )
+    sites = read_config(tmp_path / "made")["sites"]
+    groups = json.loads((tmp_path / "ilp.json").read_text())["groups"]
+    assert {name: site["activation"]["group_size"] for name, site in sites.items()} == groups
+    words = ("--pipeline", folder / "flux", "--images", 2, "--chunk", 2, "--steps", 2, "--mode", "integer")
+    command("pipeline", "sample", tmp_path / "made", tmp_path / "run", *prompts, *words, *size)
+    assert images_of(tmp_path / "run", 2).std() > 5
 
 
 def test_a_call_of_the_pipeline_has_a_generator_for_each_image() -> None:
