@@ -21,12 +21,13 @@ from qdit.quant.batches import Keywords, run
 from qdit.quant.checkpoint import read_checkpoint
 from qdit.quant.fisher import mean_squares
 from qdit.sampling.keyword_file import save_keywords
-from qdit.search.call_fitness import CallOrder, CallSearchJob
+from qdit.search.call_fitness import CallFitness, CallOrder, CallSearchJob
 from qdit.search.layers import LayerQuantizer
 from qdit.search.options import parse_search_options
 from qdit.search.run import Search, run_search
 from qdit.search.sensitivity import hessian_scores, output_scores
 from qdit.search.space import SearchSpace
+from tests.pretended_gpu import pretended_gpu
 from tests.small_transformers import keyword_set, keywords, tiny_network, tiny_transformer
 
 FAMILIES = ("flux", "pixart", "wan")
@@ -178,6 +179,34 @@ def test_gradients_of_a_transformer_are_those_of_autograd() -> None:
     handle.remove()
     torch.testing.assert_close(inputs[site.name], kept[0].detach())
     torch.testing.assert_close(squares[site.name], gradient.square(), rtol=1e-4, atol=1e-9)
+
+
+@pytest.mark.slow
+def test_nothing_leaves_the_device_of_the_network(folder: Path) -> None:
+    """On a device that refuses tensors of the CPU: the same fitness and the same scores."""
+    here = job(folder, "flux").fitness()
+    batch = here.calls.take(torch.arange(4))
+    with pretended_gpu() as gpu:
+        network = tiny_network("flux").to(gpu)
+        there = CallFitness(
+            network,
+            here.space,
+            calls=here.calls.to(gpu),
+            calls_sha256=here.calls_sha256,
+            order=CallOrder(),
+            images=CALLS,
+            chunk=4,
+            quantizer=LayerQuantizer(4, 8),
+        )
+        fitness = there(here.space.start)
+        scores = [
+            scores_of(network, here.space, [batch.to(gpu)], quantizer=LayerQuantizer(4, 8))
+            for scores_of in (output_scores, hessian_scores)
+        ]
+    assert fitness == pytest.approx(here(here.space.start), rel=1e-4)
+    for scores_of, values in zip((output_scores, hessian_scores), scores, strict=True):
+        expected = scores_of(tiny_network("flux"), here.space, [batch], quantizer=LayerQuantizer(4, 8))
+        np.testing.assert_allclose(values, expected, rtol=1e-3)
 
 
 def test_what_recorded_calls_cannot_do_is_said(folder: Path, tmp_path: Path) -> None:
