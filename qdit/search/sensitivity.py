@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qdit.core.errors import ConfigError
 from qdit.core.seeds import Purpose, derive_seed
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, Site, linear_of, matrix_of, select
 from qdit.quant.apply import blocks_of
@@ -58,22 +59,25 @@ def hessian_scores(
 
     v are random signs on the model's output. So E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ. It is
     estimated with `probes` draws of v, new ones for every batch. The gradient of KL(FP ‖ FP), which is zero, is never
-    used.
+    used. The data of a diffusers transformer pass once for each block, so that only the layers, inputs and gradients of
+    this block are in memory.
     """
     if probes < 1:
         raise ConfigError(f"probes {probes}: must be at least 1")
     data, rows = list(batches), row_of(space)
     sites = searched_sites(model, space)
-    forms = {site.name: quantized_forms(model, site, space, quantizer) for site in sites}
     scores = np.zeros((len(space.layers), len(space.sizes)))
-    for number, batch in enumerate(data):
-        inputs, fisher = fisher_diagonals(model, sites, batch, probes, seed=derive_seed(seed, Purpose.PROBE, number))
-        with torch.no_grad():
-            for name, x in inputs.items():
-                exact = exact_output(model, name, x)
-                for column, form in enumerate(forms[name]):
-                    lost = (fisher[name] * (exact - form(x)).square()).sum(dtype=torch.float64)
-                    scores[rows[name], column] += float(lost)
+    for stage in blocks_of(sites) if isinstance(model, DiffusersNetwork) else [sites]:
+        forms = {site.name: quantized_forms(model, site, space, quantizer) for site in stage}
+        for number, batch in enumerate(data):
+            batch_seed = derive_seed(seed, Purpose.PROBE, number)
+            inputs, fisher = fisher_diagonals(model, stage, batch, probes, seed=batch_seed)
+            with torch.no_grad():
+                for name, x in inputs.items():
+                    exact = exact_output(model, name, x)
+                    for column, form in enumerate(forms[name]):
+                        lost = (fisher[name] * (exact - form(x)).square()).sum(dtype=torch.float64)
+                        scores[rows[name], column] += float(lost)
     return scores / samples_in(data)
 
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from qdit.cli.main import app
 from qdit.core.errors import ConfigError, DataError, Unsupported
 from qdit.core.files import read_json, write_json
-from qdit.core.seeds import Purpose, torch_generator
+from qdit.core.seeds import Purpose, derive_seed, torch_generator
 from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.roles import CORE_ROLES, select
 from qdit.models.weights_files import weights_sha256
@@ -25,7 +25,7 @@ from qdit.search.call_fitness import CallFitness, CallOrder, CallSearchJob
 from qdit.search.layers import LayerQuantizer
 from qdit.search.options import parse_search_options
 from qdit.search.run import Search, run_search
-from qdit.search.sensitivity import hessian_scores, output_scores
+from qdit.search.sensitivity import exact_output, hessian_scores, output_scores
 from qdit.search.space import SearchSpace
 from tests.pretended_gpu import pretended_gpu
 from tests.small_transformers import keyword_set, keywords, tiny_network, tiny_transformer
@@ -164,6 +164,14 @@ def test_scores_are_those_of_one_quantized_layer(family: str) -> None:
         assert scores[row, 0] == pytest.approx(float((exact - output).double().square().sum()) / 2, rel=1e-4)
     hessian = hessian_scores(network, space, [batch], quantizer=quantizer, probes=2)
     assert (hessian[scores.sum(axis=1) > 0] > 0).all()
+    of_batch = derive_seed(0, Purpose.PROBE, 0)
+    for row in first.values():  # alone, not together with the other layers of its block
+        site = next(site for site in network.sites() if site.name == names[row])
+        seeds = [derive_seed(of_batch, Purpose.PROBE, probe) for probe in range(2)]
+        inputs, squares = mean_squares(network, [site], batch, seeds=seeds)
+        x, form = inputs[site.name], quantizer.layer(site.name, network.get_submodule(site.name), 4)
+        lost = (squares[site.name] * (exact_output(network, site.name, x) - form(x)).square()).double().sum()
+        assert hessian[row, 0] == pytest.approx(float(lost.detach()) / 2, rel=1e-5)
 
 
 def test_gradients_of_a_transformer_are_those_of_autograd() -> None:
