@@ -35,7 +35,7 @@ from qdit.core.errors import naming
 from qdit.core.options import CheckedOptions, Count, GroupSize, Probability
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
-from qdit.models.roles import CORE_ROLES, Site, linear_of, select
+from qdit.models.roles import CORE_ROLES, Site, matrix_of, select
 from qdit.quant.alternating import compensated
 from qdit.quant.apply import collect_inputs, fitted_log, insert_dynamic, site_group_sizes
 from qdit.quant.folding import divide_inputs, joint_weight, leaders
@@ -111,7 +111,7 @@ class Ditas(Method):
             data = list(calibration["per-step"].batches(BATCH))
             divide_inputs(model, smoothing_factors(model, trials, data, options))
         for site in sites if weight_bits < FULL_PRECISION_BITS else []:
-            weight, rounding = linear_of(model, site).weight.detach(), trials[site].rounded
+            weight, rounding = matrix_of(model, site), trials[site].rounded
             with naming(site.name):
                 stored, branch = compensated(weight, options.rank, rounding, turns=options.turns)
             quantize_site(model, site, weight=stored, low_rank=branch)

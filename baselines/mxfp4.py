@@ -17,7 +17,7 @@ from qdit.core.errors import Unsupported, naming
 from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
-from qdit.models.roles import CORE_ROLES, linear_of, select
+from qdit.models.roles import CORE_ROLES, matrix_of, select
 from qdit.quant.grid_activations import MxActivation
 from qdit.quant.grid_weights import mx_weight
 from qdit.quant.sites import quantize_site
@@ -74,7 +74,7 @@ class Mx(Method):
             with naming(site.name):
                 if weight_bits < FULL_PRECISION_BITS:
                     element = ELEMENTS[weight_bits]
-                    source = linear_of(model, site).weight.detach()
+                    source = matrix_of(model, site)
                     weight = mx_weight(source, element=element, block_size=options.block_size)
                 if activation_bits < FULL_PRECISION_BITS:
                     activation = MxActivation(element=ELEMENTS[activation_bits], block_size=options.block_size)

@@ -18,7 +18,7 @@ from qdit.core.errors import Unsupported, naming
 from qdit.core.options import CheckedOptions, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
-from qdit.models.roles import CORE_ROLES, linear_of, select
+from qdit.models.roles import CORE_ROLES, matrix_of, select
 from qdit.quant.activation import Activation
 from qdit.quant.grid_activations import FloatActivation, NvFp4Activation
 from qdit.quant.grid_weights import nvfp4_weight
@@ -73,7 +73,7 @@ class NvFp4(Method):
             weight, activation = None, activation_for(activation_bits, options.block_size)
             with naming(site.name):
                 if weight_bits < FULL_PRECISION_BITS:
-                    weight = nvfp4_weight(linear_of(model, site).weight.detach(), block_size=options.block_size)
+                    weight = nvfp4_weight(matrix_of(model, site), block_size=options.block_size)
                 quantize_site(model, site, weight=weight, activation=activation)
         return Quantized(model)
 

@@ -43,9 +43,9 @@ from qdit.core.options import CheckedOptions, Count, CountOrNone, Matmul, Outsid
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.dit import DiT
 from qdit.models.network import Network
-from qdit.models.roles import Site, ValueRows, linear_of
+from qdit.models.roles import Site, ValueRows
 from qdit.quant.apply import calibrate_static, collect_inputs, round_weights
-from qdit.quant.folding import fold, leaders, sharing
+from qdit.quant.folding import fold, joint_weight, leaders
 from qdit.quant.layers import layers, operands, site_bits, with_roles
 from qdit.quant.ranges import percentile_search
 from qdit.quant.reconstruction import reconstruct
@@ -178,8 +178,7 @@ def balance(model: Network, sites: Sequence[Site], data: CalibrationSet, options
         salience = activation_salience(x)
         if options.salience == "timestep":
             salience = torch.stack([salience[data.timestep == t].amax(dim=0) for t in data.timestep.unique()])
-        weights = [linear_of(model, other).weight.detach() for other in sharing(model, site)]
-        of_weight = weight_salience(torch.cat(weights))
+        of_weight = weight_salience(joint_weight(model, site))
         of_activation: Tensor = temporal_salience(salience, of_weight) if options.ssc else salience.amax(dim=0)
         factor = balance_factors(of_activation, of_weight)
         factors[site] = factor.masked_fill(factor == 0, 1)

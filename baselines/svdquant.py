@@ -31,7 +31,7 @@ from qdit.core.errors import naming
 from qdit.core.options import CheckedOptions, Count, GroupSize
 from qdit.methods.method import FULL_PRECISION_BITS, Method, Quantized, Scope
 from qdit.models.network import Network
-from qdit.models.roles import CORE_ROLES, linear_of, select
+from qdit.models.roles import CORE_ROLES, matrix_of, select
 from qdit.quant.alternating import refined
 from qdit.quant.apply import (
     collect_inputs,
@@ -121,7 +121,7 @@ class SvdQuant(Method):
         if weight_bits < FULL_PRECISION_BITS:
             branches = {}
             for site, inputs in collect_inputs(model, sites, data):
-                rows, weight = some_rows(inputs.flatten(0, -2), SEARCH_ROWS), linear_of(model, site).weight.detach()
+                rows, weight = some_rows(inputs.flatten(0, -2), SEARCH_ROWS), matrix_of(model, site)
                 error = partial(trials[site].error, rows, weight)
                 with naming(site.name):
                     branches[site] = refined(weight, options.rank, trials[site].rounded, error, turns=options.turns)

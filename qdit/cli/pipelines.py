@@ -16,6 +16,7 @@ from qdit.cli.options import (
     parse_json_object,
     use_threads,
 )
+from qdit.core.errors import ConfigError
 
 app = typer.Typer(
     rich_markup_mode=None, help="Pipelines of diffusers such as FLUX and Wan (docs/pipelines.md): sample from prompts."
@@ -40,6 +41,9 @@ def sample(
     frames: Annotated[
         int, typer.Option(min=0, help="Clips: evenly spaced frames that are kept of each clip; 0 for images.")
     ] = 0,
+    mode: Annotated[
+        str, typer.Option(help="simulate (floating point) or integer (quantized layers multiply packed integers).")
+    ] = "simulate",
     extractor: Annotated[
         str | None, typer.Option(help="Also extract features with this network; default: no features.")
     ] = None,
@@ -54,7 +58,7 @@ def sample(
 
     The transformer of the checkpoint takes the place of the pipeline's own. Noise of image i depends only on the seed
     and i, so checkpoints of all methods see the same noise. Nothing is downloaded. The files of samples hold the
-    prompts, which `qdit judge` reads.
+    prompts, which `qdit judge` reads. In integer mode a layer whose quantizer has no integer kernel is an error.
 
     \b
     Example:
@@ -63,7 +67,11 @@ def sample(
         --dtype bfloat16 --device cuda
     """
     use_threads(threads)
+    if mode not in ("simulate", "integer"):
+        raise ConfigError(f"--mode {mode!r}: allowed are simulate and integer")
     from qdit.metrics.spoken import samples_line
+    from qdit.sampling.chunks import SIMULATE
+    from qdit.sampling.integer import PIPELINE_INTEGER
     from qdit.sampling.pipeline_folder import read_prompts
     from qdit.sampling.pipeline_images import PipelineSampleJob, arguments_of, sample_pipeline
     from qdit.sampling.pipeline_protocol import PipelineImages
@@ -89,6 +97,7 @@ def sample(
             chunks_per_shard,
             device=name,
             record_failure=record_failure,
+            mode=SIMULATE if mode == "simulate" else PIPELINE_INTEGER,
         )
         sample_pipeline(job)
         if extractor is not None:

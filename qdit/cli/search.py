@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qdit.cli.call_search import SIZES, is_generic, make_call_job, parse_sizes, refuse_image_flags
 from qdit.cli.options import (
     EXTRACTOR_WEIGHTS,
     CfgScale,
@@ -27,9 +28,9 @@ from qdit.cli.sampling import protocol
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from qdit.search.call_fitness import CallSearchJob
     from qdit.search.job import SearchJob
 
-SIZES = "36,24,16,8,4"
 
 STUDIED, WORK = Path("weights/dit-digits-natural.safetensors"), Path("results/search-study")
 ALGORITHM = '"population": 16, "parents": 5, "crossover": 8, "mutation": 8, "iterations": 7'
@@ -43,20 +44,14 @@ RACING = (
 Bits = Annotated[str, typer.Option(help="Weight and activation bits (2 to 8, or 16), e.g. w4a8.")]
 Sizes = Annotated[str, typer.Option(help="Group sizes a layer may have, separated by commas.")]
 ReferenceSize = Annotated[int, typer.Option(help="Uniform group size whose cost is the budget.")]
-Chunk = Annotated[int, typer.Option(help="Images per batch; every rung of a race is whole chunks.")]
+Chunk = Annotated[
+    int, typer.Option(help="Images (of a transformer: calls) per batch; every rung of a race is whole chunks.")
+]
 Metric = Annotated[str, typer.Option(help="fd_fp (to full precision's images) or fid (to a reference).")]
 ReferenceFile = Annotated[Path | None, typer.Option(help="Statistics that `qdit reference` made, for fid.")]
 WorkerCount = Annotated[
     int, typer.Option(help="Number of processes that measure genomes side by side. Results do not depend on it.")
 ]
-
-
-def parse_sizes(text: str) -> tuple[int, ...]:
-    """Parse group sizes such as `36,24,16`."""
-    try:
-        return tuple(int(word) for word in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--sizes {text!r}: expected whole numbers separated by commas, e.g. {SIZES}") from None
 
 
 def make_job(
@@ -116,6 +111,7 @@ def make_job(
 
 
 def search(
+    context: typer.Context,
     weights: Weights,
     out: Annotated[Path, typer.Argument(help="Allocation to write (.json).")],
     kind: Annotated[
@@ -125,14 +121,18 @@ def search(
     sizes: Sizes = SIZES,
     reference_size: ReferenceSize = 16,
     images: Annotated[
-        int | None, typer.Option(help="Number of images that measure a genome; default 64, with --as-released 800.")
+        int | None,
+        typer.Option(help="Number of images (calls) that measure a genome; default 64, with --as-released 800."),
     ] = None,
     chunk: Chunk = 16,
     metric: Metric = "fd_fp",
     reference_file: ReferenceFile = None,
     options: Annotated[str, typer.Option(help="Options of the kind as a JSON object.")] = "{}",
     calibration: Annotated[
-        list[str] | None, typer.Option(help="trajectory=FILE for ilp, hessian and a race with a surrogate.")
+        list[str] | None,
+        typer.Option(
+            help="trajectory=FILE for ilp, hessian, a race with a surrogate, and for all searches of a transformer."
+        ),
     ] = None,
     search_seed: Annotated[int, typer.Option(help="Seed of the search's draws and of the noise that it sees.")] = 0,
     fresh: Annotated[int, typer.Option(help="Number of the best genomes to measure again on fresh noise.")] = 0,
@@ -164,8 +164,12 @@ def search(
     beside OUT. OUT's .times.json holds the search time. `qdit quantize --method q-dit --allocation OUT` uses the
     result.
 
+    WEIGHTS may be a folder of any diffusers transformer (FLUX, Wan, ...). Then a genome is measured by the error of the
+    outputs for recorded calls, the file of --calibration. The flags about sampled images do not apply.
+
     \b
     Examples:
+      qdit search my-flux flux.json --kind ilp --calibration trajectory=flux-calls.safetensors --sizes 64,32,16
       qdit search weights/dit-digits-natural.safetensors racing.json --workers 2
       qdit search weights/dit-digits-natural.safetensors ilp.json --kind ilp --calibration trajectory=t.safetensors
       qdit search weights/dit-digits-natural.safetensors a.json --kind evolution --options '{"iterations": 4}'
@@ -180,23 +184,31 @@ def search(
     sets = parse_pairs(calibration or [], "--calibration")
     if wrong := sorted(set(sets) - {"trajectory"}):
         raise ConfigError(f"--calibration {wrong[0]}=…: a search takes trajectory=FILE")
-    job = make_job(
-        weights,
-        bits=bits,
-        sizes=sizes,
-        reference_size=reference_size,
-        images=images if images is not None else 800 if as_released else 64,
-        chunk=chunk,
-        metric=metric,
-        reference_file=reference_file,
-        extractor=(extractor, extractor_weights),
-        sampling=(sampler, steps, cfg_scale, seed),
-        as_released=as_released,
-        latency=latency,
-        dtype=dtype,
-        vae=vae,
-        device=device,
-    )
+    shared: dict[str, Any] = {
+        "bits": bits,
+        "sizes": sizes,
+        "reference_size": reference_size,
+        "chunk": chunk,
+        "as_released": as_released,
+        "latency": latency,
+    }
+    job: SearchJob | CallSearchJob
+    if is_transformer := is_generic(weights):
+        refuse_image_flags(context)
+        job = make_call_job(weights, sets.get("trajectory"), images=images, seed=seed, **shared)
+    else:
+        job = make_job(
+            weights,
+            images=images if images is not None else 800 if as_released else 64,
+            metric=metric,
+            reference_file=reference_file,
+            extractor=(extractor, extractor_weights),
+            sampling=(sampler, steps, cfg_scale, seed),
+            dtype=dtype,
+            vae=vae,
+            device=device,
+            **shared,
+        )
     parsed = parse_search_options(search_kind, values)
     with on_device(device) as name:
         task = Search(
@@ -211,7 +223,7 @@ def search(
     used = allocation["budget"] / allocation["budget_limit"]
     typer.echo(
         f"{out}: harmonic mean group size {allocation['harmonic_mean_group_size']:.2f}, {used:.1%} of the budget,"
-        f" {allocation['images_sampled']} images sampled"
+        f" {allocation['images_sampled']} {'calls measured' if is_transformer else 'images sampled'}"
     )
 
 

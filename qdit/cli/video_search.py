@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from qdit.cli.call_search import SIZES, parse_sizes
 from qdit.cli.options import CfgScale, Seed, Steps, parse_json_object, parse_pairs, shipped
 from qdit.cli.sampling import INSTRUMENTS, Shift, flow
-from qdit.cli.search import SIZES, Bits, Chunk, ReferenceSize, Sizes, WorkerCount, parse_sizes
+from qdit.cli.search import Bits, Chunk, ReferenceSize, Sizes, WorkerCount
 from qdit.core.errors import ConfigError
 
 if TYPE_CHECKING:

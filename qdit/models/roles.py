@@ -60,9 +60,14 @@ class SharedModulation:
 
 @dataclass(frozen=True)
 class NormWeights:
-    """Fold source of a site that reads the output of a LayerNorm with weight and bias (Wan's cross-attention)."""
+    """Fold source of a site that reads the output of a LayerNorm or RMSNorm with a weight (Wan's cross-attention).
+
+    The input may be multiplied by a modulation after the norm (Lumina 2). `shift` is a linear whose output is added to
+    that of the norm (HunyuanDiT). A norm without a bias absorbs only the factor.
+    """
 
     norm: str
+    shift: str | None = None
 
 
 @dataclass(frozen=True)
@@ -129,6 +134,11 @@ def select(
 def linear_of(model: "nn.Module", site: Site | str) -> "nn.Linear":
     """The linear at a site, or the quantized module that replaced it. Both have `weight` and `bias`."""
     return cast("nn.Linear", model.get_submodule(site if isinstance(site, str) else site.name))
+
+
+def matrix_of(model: "nn.Module", site: Site | str) -> "torch.Tensor":
+    """The weight at a site as (out, in), without gradients. That of a convolution is (out, in · kernel cells)."""
+    return linear_of(model, site).weight.detach().flatten(1)
 
 
 def replace(model: "nn.Module", site: Site | str, module: "nn.Module") -> None:

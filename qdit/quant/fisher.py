@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdit.core.errors import Unsupported
 from qdit.core.seeds import Purpose, torch_generator
 from qdit.models.network import Network
 from qdit.models.roles import Site
-from qdit.quant.batches import positional
+from qdit.quant.batches import Keywords, positional, rows_in, run
 from qdit.quant.observe import Batch, tapped
 from qdit.quant.passes import rows_with_gradients
 from qdit.quant.store import RowStore, pieces
@@ -73,13 +74,16 @@ def mean_squares(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Site name → inputs, and site name → mean of g² over a draw of signs for each seed, on the full-precision model.
 
-    g are the Gauss–Newton gradients of `sensitivities`, with the same bits. One forward pass serves all draws.
+    g are the Gauss–Newton gradients of `sensitivities`, with the same bits. One forward pass serves all draws. A batch
+    of keyword arguments is computed in one pass. The channels of a pointwise convolution come last, also in its
+    gradients.
     """
-    data = positional([batch])[0]
-    probes = [Probe("gauss-newton", len(data[0]), torch_generator(seed, Purpose.PROBE, 0)) for seed in seeds]
+    count = rows_in(batch)
+    probes = [Probe("gauss-newton", count, torch_generator(seed, Purpose.PROBE, 0)) for seed in seeds]
     inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
     squares: dict[str, list[Tensor]] = {site.name: [] for site in sites}
-    for piece in pieces([data], rows_with_gradients(model.config, data[0])):
+    size = count if isinstance(batch, Keywords) else rows_with_gradients(model.config, batch[0])
+    for piece in pieces([batch], size):
         at_sites: dict[str, tuple[Tensor, Tensor]] = {}
         with _forward(model, sites, piece, at_sites) as output:
             for number, probe in enumerate(probes):
@@ -92,9 +96,15 @@ def mean_squares(
                     else:
                         inputs[name].append(x.detach())
                         squares[name].append(square)
+    pointwise = {site.name for site in sites if site.kind == "pointwise"}
+
+    def joined(name: str, parts: list[Tensor]) -> Tensor:
+        whole = torch.cat(parts)
+        return whole.movedim(1, -1) if name in pointwise else whole
+
     return (
-        {name: torch.cat(parts) for name, parts in inputs.items() if parts},
-        {name: torch.cat(parts) for name, parts in squares.items() if parts},
+        {name: joined(name, parts) for name, parts in inputs.items() if parts},
+        {name: joined(name, parts) for name, parts in squares.items() if parts},
     )
 
 
@@ -144,12 +154,12 @@ class Probe:
 
 @contextmanager
 def _forward(
-    model: Network, sites: Sequence[Site], batch: tuple[Tensor, ...], kept: dict[str, tuple[Tensor, Tensor]]
+    model: Network, sites: Sequence[Site], batch: Batch, kept: dict[str, tuple[Tensor, Tensor]]
 ) -> Iterator[Tensor]:
     """Context manager: the model's output for one batch, with gradients.
 
     `kept` receives each site's input and the tensor whose gradient is wanted. Weights get no gradients: nobody reads
-    them, and they would cost a third of the time.
+    them, and they would cost a third of the time. Unsupported if the network calls a site twice in a pass.
     """
 
     def keep_input(name: str) -> Callable[..., None]:
@@ -161,6 +171,8 @@ def _forward(
 
     def keep_output(name: str) -> Callable[..., None]:
         def hook(_module: object, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+            if name in kept:
+                raise Unsupported(f"{name}: is called twice in a forward pass; its gradients are not those of one call")
             if not output.requires_grad:  # nothing before it depends on x or on trainable weights (an STDiT3's text)
                 output.requires_grad_()
             output.retain_grad()
@@ -168,7 +180,6 @@ def _forward(
 
         return hook
 
-    x, *conditions = batch
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with torch.enable_grad(), tapped(model, sites):
         handles = [
@@ -180,7 +191,10 @@ def _forward(
         try:
             for parameter in trainable:
                 parameter.requires_grad_(False)
-            yield model(x.clone().requires_grad_(), *conditions)
+            if isinstance(batch, Keywords):
+                yield run(model, batch)
+            else:
+                yield model(batch[0].clone().requires_grad_(), *batch[1:])
         finally:
             for parameter in trainable:
                 parameter.requires_grad_()

@@ -3,7 +3,8 @@
 After `fold(model, site, factor, offset)` the input of the site is x / factor − offset, and the model computes the same
 function. RepQ-ViT uses both. PTQ4DiT and SmoothQuant use the factor with offset 0. If one linear gives the modulation
 of all blocks, the LayerNorm of the block itself absorbs factor and offset. In transformers of diffusers the modulation
-is no module; there the layers behind it divide their input themselves.
+is no module; there the layers behind it divide their input themselves. A norm without a bias absorbs the factor alone;
+then the layers behind it subtract the offset.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,6 +26,7 @@ from qdit.models.roles import (
     Site,
     ValueRows,
     linear_of,
+    matrix_of,
     replace,
 )
 from qdit.quant.sites import FoldedLayerNorm, QuantizedLinear, transform_site
@@ -54,7 +56,7 @@ def leaders(model: Network, sites: Iterable[Site]) -> list[Site]:
 
 def joint_weight(model: Network, site: Site) -> Tensor:
     """The weights of all linears with the same input as a site, one below the other: (outputs of all, in)."""
-    return torch.cat([linear_of(model, other).weight.detach() for other in sharing(model, site)])
+    return torch.cat([matrix_of(model, other) for other in sharing(model, site)])
 
 
 def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
@@ -72,17 +74,38 @@ def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = Non
             transform_site(model, other, [Divide(factor), Shift(offset)] if offset.any() else [Divide(factor)])
         return
     require_whole(model, *(other.name for other in sites))
-    if isinstance(source, ModulationRows | ValueRows):
-        require_whole(model, source.linear, rows=True)
+    if changed := changed_linear(source):
+        require_whole(model, changed, rows=True)
+    if isinstance(source, NormWeights) and offset.any() and model.get_submodule(source.norm).bias is None:
+        fold(model, site, factor)
+        for other in sites:
+            transform_site(model, other, Shift(offset))
+        return
     with torch.no_grad():
         absorb(model, source, factor, offset)
         for other in sites:
             linear = linear_of(model, other)
             linear.weight.mul_(factor)
-            if linear.bias is not None:
-                linear.bias.add_(linear.weight @ offset)
-            elif offset.any():
-                linear.bias = nn.Parameter(linear.weight @ offset, requires_grad=linear.weight.requires_grad)
+            if linear.bias is not None or offset.any():
+                add_to_bias(linear, linear.weight @ offset)
+
+
+def changed_linear(source: FoldSource) -> str | None:
+    """Path of the linear whose rows a fold changes; None if it changes none."""
+    match source:
+        case ModulationRows(linear) | ValueRows(linear):
+            return linear
+        case NormWeights(shift=shift):
+            return shift
+    return None
+
+
+def add_to_bias(linear: nn.Linear, values: Tensor) -> None:
+    """Add values (out,) to the bias of a linear. A linear without a bias gets one."""
+    if linear.bias is None:
+        linear.bias = nn.Parameter(values, requires_grad=linear.weight.requires_grad)
+    else:
+        linear.bias.add_(values)
 
 
 def absorb(model: Network, source: FoldSource, factor: Tensor, offset: Tensor) -> None:
@@ -90,8 +113,10 @@ def absorb(model: Network, source: FoldSource, factor: Tensor, offset: Tensor) -
     match source:
         case SharedModulation(modulate):
             fold_into_norm(model, modulate, factor, offset)
-        case NormWeights(norm):
+        case NormWeights(norm, shift):
             fold_into_norm_weights(cast(nn.LayerNorm, model.get_submodule(norm)), factor, offset)
+            if shift is not None:
+                divide_rows(linear_of(model, shift), slice(None), factor)
         case ModulationRows(linear):
             for rows in (source, *source.others):
                 fold_into_modulation(linear_of(model, linear), rows, factor, offset)
@@ -159,16 +184,30 @@ def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) 
 
 
 def fold_into_norm_weights(norm: nn.LayerNorm, factor: Tensor, offset: Tensor) -> None:
-    """Fold into a LayerNorm: weight → weight / factor, and bias → bias / factor − offset."""
+    """Fold into a norm: weight → weight / factor, and bias → bias / factor − offset; without a bias no offset."""
     norm.weight.div_(factor)
-    norm.bias.copy_(norm.bias / factor - offset)
+    if norm.bias is not None:
+        norm.bias.copy_(norm.bias / factor - offset)
 
 
 def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:
-    """Fold into the rows of V: V → V / factor − offset. This is exact, because the rows of the softmax sum to one."""
+    """Fold into the rows of V: V → V / factor − offset. This is exact, because the rows of the softmax sum to one.
+
+    A linear of V alone without a bias gets one for an offset.
+    """
     values = slice(*rows.rows)
-    linear.weight[values] /= factor[:, None]
-    linear.bias[values] = linear.bias[values] / factor - offset
+    divide_rows(linear, values, factor)
+    if linear.bias is not None:
+        linear.bias[values] -= offset
+    elif offset.any():
+        add_to_bias(linear, -offset)
+
+
+def divide_rows(linear: nn.Linear, rows: slice, factor: Tensor) -> None:
+    """Divide outputs of a linear by a factor each."""
+    linear.weight[rows] /= factor[:, None]
+    if linear.bias is not None:
+        linear.bias[rows] /= factor
 
 
 def mix_values(model: nn.Module, site: Site, mixing: Tensor) -> None:

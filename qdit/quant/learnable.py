@@ -185,7 +185,7 @@ class SoftConv(SoftLinear):
     """Convolution in training whose patches do not overlap, (N, C, …) → (N, out, …).
 
     Its product is that of a linear with the patches. So its weight is learned as that of a linear, and compiled steps
-    need no second form.
+    need no second form. The transform and the quantizer of a pointwise one see the channels last.
     """
 
     def __init__(self, weight: Tensor, module: QuantizedConv, *, learn_rounding: bool, learn_scale: bool) -> None:
@@ -193,6 +193,8 @@ class SoftConv(SoftLinear):
         self.kernel = module.kernel
 
     def forward(self, x: Tensor) -> Tensor:
+        if set(self.kernel) == {1}:
+            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
         grid = [size // cells for size, cells in zip(x.shape[2:], self.kernel, strict=True)]
         return self.product(unfolded(self.entered(x), self.kernel)).transpose(1, 2).unflatten(2, grid)
 

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def activation_salience(inputs: Tensor) -> Tensor:
-    """Largest |x| of each channel: (samples, tokens, width) → (samples, width)."""
-    return inputs.abs().amax(dim=1)
+    """Largest |x| of each channel: (samples, …, width) → (samples, width). Between them are tokens or cells."""
+    return inputs.abs().flatten(1, -2).amax(dim=1)
 
 
 def weight_salience(weight: Tensor) -> Tensor:

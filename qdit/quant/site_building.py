@@ -31,9 +31,7 @@ def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: 
         return build_folded(spec, tensors)
     weight = build_weight(spec, tensors)
     bias = tensors["bias"].float() if "bias" in tensors else None
-    if spec["kind"] == "conv":
-        return QuantizedConv(weight=weight, bias=bias, activation=activation, kernel=spec["kernel"])
-    if spec["kind"] == "linear":
+    if spec["kind"] in ("linear", "conv"):
         return build_linear(spec, tensors, weight=weight, bias=bias, activation=activation)
     raise CheckpointError(f"site kind {spec['kind']!r}: allowed are linear, conv, operand, modulate")
 
@@ -52,16 +50,18 @@ def build_linear(
     bias: Tensor | None,
     activation: Activation | None,
 ) -> QuantizedLinear:
-    """Build a linear with its transform and its branch, if the spec has them."""
+    """Build a linear or a convolution with its transform and its branch, if the spec has them."""
     outputs, width = map(int, spec["shape"])
     transform, branch = spec.get("transform"), spec.get("low_rank")
-    linear = QuantizedLinear(
-        weight=weight,
-        bias=bias,
-        activation=activation,
-        transform=None if transform is None else build_chain(transform, part_of(tensors, "transform"), width),
-        low_rank=None if branch is None else LowRank.build(branch, part_of(tensors, "low_rank"), (outputs, width)),
-    )
+    parts: dict[str, Any] = {
+        "weight": weight,
+        "bias": bias,
+        "activation": activation,
+        "transform": None if transform is None else build_chain(transform, part_of(tensors, "transform"), width),
+        "low_rank": None if branch is None else LowRank.build(branch, part_of(tensors, "low_rank"), (outputs, width)),
+    }
+    is_conv = spec["kind"] == "conv"
+    linear = QuantizedConv(kernel=spec["kernel"], **parts) if is_conv else QuantizedLinear(**parts)
     if linear.extra_bytes() != spec.get("extra_bytes", {}):
         raise CheckpointError(
             f"its parts take {linear.extra_bytes()} bytes, the configuration says {spec.get('extra_bytes')}; quantize"

@@ -17,7 +17,7 @@ from qdit.core.errors import ConfigError, Unsupported
 from qdit.kernels.dense import DenseLinear
 from qdit.kernels.fused import attention, modulated_norm
 from qdit.models.dit import Attention, Mlp, ModulatedLayerNorm
-from qdit.models.roles import Site, replace
+from qdit.models.roles import Site, matrix_of, replace
 from qdit.quant.activation import Activation, in_float32, input_of_product
 from qdit.quant.compact import stored_bytes
 from qdit.quant.low_rank import LowRank, low_rank
@@ -128,7 +128,8 @@ class QuantizedConv(QuantizedLinear):
     """Convolution in two or three dimensions whose patches do not overlap (stride = kernel).
 
     Its weight is kept as (out, in · kernel cells); `kernel` has one size per dimension. A pointwise one computes as a
-    linear over the channels, so its input quantizer may have a range for each cell or group of channels.
+    linear over the channels. So its input quantizer may have a range for each cell or group of channels, and it may
+    have an input transform and a low-rank branch.
     """
 
     def __init__(
@@ -138,9 +139,11 @@ class QuantizedConv(QuantizedLinear):
         bias: Tensor | None,
         activation: Activation | None,
         kernel: Sequence[int],
+        transform: Chain | None = None,
+        low_rank: LowRank | None = None,
     ) -> None:
         flat = weight if isinstance(weight, StoredWeight) else weight.flatten(1)
-        super().__init__(weight=flat, bias=bias, activation=activation)
+        super().__init__(weight=flat, bias=bias, activation=activation, transform=transform, low_rank=low_rank)
         self.kernel = tuple(kernel)
 
     def spec(self) -> dict[str, Any]:
@@ -238,21 +241,24 @@ def quantize_site(
             kept = residual(kept, branch, low_rank, site)
         branch = low_rank
     new_weight, bias = kept if weight is None else weight, cast(nn.Linear, old).bias
+    put(model, site, weight=new_weight, bias=bias, activation=activation, transform=transform, low_rank=branch)
+
+
+def put(model: nn.Module, site: Site, **parts: Any) -> None:
+    """Put a quantized linear or convolution of these parts in the place of a site."""
+    old = model.get_submodule(site.name)
     if site.kind in ("conv", "pointwise"):
-        kernel = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
-        replace(model, site, QuantizedConv(weight=new_weight, bias=bias, activation=activation, kernel=kernel))
-    else:
-        linear = QuantizedLinear(
-            weight=new_weight, bias=bias, activation=activation, transform=transform, low_rank=branch
-        )
-        replace(model, site, linear.train(old.training))
+        parts["kernel"] = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
+    module = QuantizedConv(**parts) if "kernel" in parts else QuantizedLinear(**parts)
+    replace(model, site, module.train(old.training))
 
 
 def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
     """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
     if not isinstance(weight, Tensor):
         raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
-    whole = weight.detach().double() if old is None else weight.detach().double() + old.product().double()
+    matrix = weight.detach().flatten(1)
+    whole = matrix.double() if old is None else matrix.double() + old.product().double()
     if new.product().shape != whole.shape:
         shapes = f"{tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
         raise ConfigError(f"{site.name}: a branch of shape {shapes}")
@@ -264,9 +270,9 @@ def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence
 
     The weight becomes W T⁻¹, and the bias takes an offset. A site that has a transform gets the new one behind it.
     ConfigError if the weight is quantized, or the site has a branch or an input quantizer already: these belong to the
-    transformed input and come after. Unsupported for sites other than linears.
+    transformed input and come after. Unsupported for sites other than linears and pointwise convolutions.
     """
-    if site.kind != "linear":
+    if site.kind not in ("linear", "pointwise"):
         raise Unsupported(f"{site.name}: a site of kind {site.kind} has no input transform; only linears have one")
     old = model.get_submodule(site.name)
     module = old if isinstance(old, QuantizedLinear) else None
@@ -280,11 +286,11 @@ def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence
     chain = Chain(deepcopy(new)).to(device)  # sites may not share tensors in a file
     if chain.width != width:
         raise ConfigError(f"{site.name}: a transform of width {chain.width} before a linear with {width} inputs")
-    weight, bias = chain.absorb(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+    matrix = linear.weight.detach().flatten(1)
+    weight, bias = chain.absorb(matrix, None if linear.bias is None else linear.bias.detach())
     before = [] if module is None or module.transform is None else list(module.transform.steps())
     whole = Chain([*before, *chain.steps()])
-    transformed = QuantizedLinear(weight=weight, bias=bias, activation=None, transform=whole)
-    replace(model, site, transformed.train(old.training))
+    put(model, site, weight=weight, bias=bias, activation=None, transform=whole)
 
 
 def split_low_rank(model: nn.Module, site: Site, rank: int) -> LowRank:
@@ -293,7 +299,7 @@ def split_low_rank(model: nn.Module, site: Site, rank: int) -> LowRank:
     The branch is that of the singular values (`low_rank`). It is put in and returned. Then quantize the residual, which
     is the site's weight.
     """
-    branch = low_rank(cast(nn.Linear, model.get_submodule(site.name)).weight, rank)
+    branch = low_rank(matrix_of(model, site), rank)
     quantize_site(model, site, low_rank=branch)
     return branch
 

@@ -12,7 +12,7 @@ from qdit.core.failure import Failure
 from qdit.core.files import read_json, write_json
 from qdit.models.network import Network
 from qdit.quant.checkpoint import read_checkpoint
-from qdit.quant.integer import integer_backend, kernels_sha256, prepare_integer
+from qdit.quant.integer import integer_backend, integer_layers, kernels_sha256, prepare_integer
 from qdit.quant.sites import prepare_inference
 from qdit.sampling import run
 from qdit.sampling.batch import sample_batch
@@ -26,6 +26,9 @@ INTEGER = Mode(
     integer_backend,
     {"kernels": kernels_sha256(), "code": code_digest("qdit.sampling.integer")},
 )
+
+PIPELINE_INTEGER = Mode("integer", integer_layers, integer_backend, INTEGER.identity)
+"""The same for the transformer of a pipeline, whose other layers stay as they are (`qdit.sampling.pipeline_images`)."""
 
 
 def sample_checkpoint(job: run.SampleJob) -> Path:

@@ -26,7 +26,7 @@ from qdit.models.network import config_class, empty_network
 from qdit.models.weights_files import PIPELINE_FILE
 from qdit.quant.diffusers_layers import fill_network
 from qdit.quant.folder import checkpoint_sha256, read_config, tensors_file
-from qdit.sampling.chunks import SIMULATE, Shard, handed_on, make_chunks
+from qdit.sampling.chunks import SIMULATE, Mode, Shard, handed_on, make_chunks
 from qdit.sampling.family import Arrays
 from qdit.sampling.origin import MODEL_FACTS, Origin, facts_of
 from qdit.sampling.pipeline_folder import load_pipeline, rest_sha256
@@ -44,7 +44,7 @@ class PipelineSampleJob:
     """One shard of a checkpoint's images, made by the pipeline in `folder` from these prompts.
 
     `images` counts the images of the whole run; for clips these are the kept frames. The protocol's `pipeline` and
-    `decoder` are read from the folder.
+    `decoder` are read from the folder. `mode` is `SIMULATE`, or `PIPELINE_INTEGER` of `qdit.sampling.integer`.
     """
 
     folder: Path
@@ -58,6 +58,7 @@ class PipelineSampleJob:
     chunks_per_shard: int = 1_000_000
     device: str = "cpu"
     record_failure: bool = False
+    mode: Mode = SIMULATE
 
     @property
     def part(self) -> Shard:
@@ -86,13 +87,13 @@ def sample_pipeline(job: PipelineSampleJob) -> Path:
     origin = origin_of(job)
 
     def write(failure: Failure) -> None:
-        shard.write(job.out, SIMULATE, {**shard.listing(origin.to_dict()), **failure.to_dict()}, device=device)
+        shard.write(job.out, job.mode, {**shard.listing(origin.to_dict()), **failure.to_dict()}, device=device)
 
     with recording("sample", write, enabled=job.record_failure):
         pipeline = load_pipeline(job.folder, job.protocol.dtype, transformer=transformer_of(job)).to(device)
         require_one_transformer(pipeline, job.folder)
         chunks = make_chunks(shard, job.out, origin.to_dict(), COLUMNS, Calls(pipeline, job.prompts, job.protocol))
-    return shard.write(job.out, SIMULATE, {**shard.listing(origin.to_dict()), "chunks": chunks}, device=device)
+    return shard.write(job.out, job.mode, {**shard.listing(origin.to_dict()), "chunks": chunks}, device=device)
 
 
 def origin_of(job: PipelineSampleJob) -> Origin:
@@ -110,7 +111,7 @@ def origin_of(job: PipelineSampleJob) -> Origin:
         chunk=job.chunk,
         checkpoint_sha256=checkpoint_sha256(job.checkpoint),
         model={fact: stored["record"].get(fact) for fact in MODEL_FACTS},
-        mode=SIMULATE.on(torch.device(job.device)),
+        mode=job.mode.on(torch.device(job.device)),
         code=code_digest("qdit.sampling.pipeline_images"),
         prompts={"count": len(job.prompts), "sha256": sha256_json(list(job.prompts))},
     )
@@ -128,11 +129,14 @@ def write_failed(job: PipelineSampleJob, failure: Failure) -> None:
     """Write the list of a shard that has no chunks because quantizing failed."""
     facts = {"family": FAMILY, "protocol": facts_of(job.protocol)}
     origin = facts | {"checkpoint_sha256": checkpoint_sha256(job.checkpoint)}
-    job.part.write(job.out, SIMULATE, {**job.part.listing(origin), **failure.to_dict()})
+    job.part.write(job.out, job.mode, {**job.part.listing(origin), **failure.to_dict()})
 
 
 def transformer_of(job: PipelineSampleJob) -> Any:
-    """The transformer of a checkpoint as its pipeline runs it: packed layers that compute in the job's precision."""
+    """The transformer of a checkpoint as its pipeline runs it: packed layers that compute in the job's precision.
+
+    In integer mode they multiply integers. Unsupported with the name of the first layer that has no integer kernel.
+    """
     stored = read_config(job.checkpoint)
     file = tensors_file(stored)
     tensors, _ = load_tensors(job.checkpoint / file, sha256=stored["files"][file])
@@ -146,7 +150,8 @@ def transformer_of(job: PipelineSampleJob) -> Any:
         raise CheckpointError(
             f"{job.checkpoint}: configuration and tensors disagree ({text}); quantize again"
         ) from None
-    return network.transformer.eval()
+    transformer = network.transformer.eval()
+    return transformer if job.mode is SIMULATE else job.mode.prepare(transformer)
 
 
 def require_one_transformer(pipeline: Any, folder: Path) -> None:

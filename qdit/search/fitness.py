@@ -11,6 +11,7 @@ from copy import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Literal
+from typing import Protocol as Interface
 
 import numpy as np
 import torch
@@ -88,9 +89,7 @@ class ImageFitness:
 
     def check_prefix(self, images: int) -> None:
         """Raise ConfigError unless `images` is a multiple of the chunk size, from 2 up to the number of all images."""
-        if self.chunk < 1 or images % self.chunk or not 2 <= images <= self.images:
-            legal = [self.chunk * n for n in range(1, self.images // max(self.chunk, 1) + 1)]
-            raise ConfigError(f"{images} images in chunks of {self.chunk}: allowed are {legal} images")
+        require_chunks(images, self.chunk, self.images)
 
     def __call__(self, genome: Genome) -> float:
         """Fitness on all images. The stored features of this genome are deleted."""
@@ -197,15 +196,27 @@ class ImageFitness:
         }
 
 
+class OnNoise(Interface):
+    """Interface of a fitness that can be computed on the noise of several seeds."""
+
+    def on_noise(self, seed: int) -> "OnNoise": ...
+
+    def on_prefix(self, genome: Genome, images: int) -> float: ...
+
+    def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None: ...
+
+    def forget(self) -> None: ...
+
+
 class Noises:
     """Fitness of genomes on the noise of several seeds. In place of a genome its functions take (seed, genome).
 
     All seeds share the same quantized layers. `qdit.search.workers` can run it in several processes.
     """
 
-    def __init__(self, fitness: ImageFitness) -> None:
+    def __init__(self, fitness: OnNoise) -> None:
         self.fitness = fitness
-        self._by_seed: dict[int, ImageFitness] = {}
+        self._by_seed: dict[int, OnNoise] = {}
 
     def on_prefix(self, what: tuple[int, Genome], images: int) -> float:
         """Fitness of a genome on its first `images` images. `what` is (seed of the noise, genome)."""
@@ -220,7 +231,7 @@ class Noises:
         seed, genome = what
         return self._on(seed).features(genome, chunk)
 
-    def _on(self, seed: int) -> ImageFitness:
+    def _on(self, seed: int) -> OnNoise:
         if seed not in self._by_seed:
             self._by_seed[seed] = self.fitness.on_noise(seed)
         return self._by_seed[seed]
@@ -229,6 +240,13 @@ class Noises:
         """Delete the stored features of all genomes and seeds."""
         for fitness in self._by_seed.values():
             fitness.forget()
+
+
+def require_chunks(images: int, chunk: int, most: int, what: str = "images") -> None:
+    """Raise ConfigError unless a number of images is a multiple of the chunk size, at least 2, and at most `most`."""
+    if chunk < 1 or images % chunk or not 2 <= images <= most:
+        legal = [chunk * n for n in range(1, most // max(chunk, 1) + 1)]
+        raise ConfigError(f"{images} {what} in chunks of {chunk}: allowed are {legal} {what}")
 
 
 def digest(tensors: dict[str, Tensor]) -> str:

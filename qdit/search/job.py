@@ -6,7 +6,6 @@ from pathlib import Path
 import torch
 
 from qdit.core.devices import torch_device
-from qdit.core.errors import ConfigError
 from qdit.metrics.extractor_names import extractor_code
 from qdit.metrics.extractors import load_extractor
 from qdit.metrics.reference import load_reference
@@ -14,7 +13,7 @@ from qdit.models.loading import load_dit
 from qdit.sampling.images import load_decoder
 from qdit.sampling.protocol import Protocol
 from qdit.search.fitness import ImageFitness, Noises
-from qdit.search.latency import LatencyModel, read_latency
+from qdit.search.latency import LatencyModel, latency_at
 from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Constraint, SearchSpace
 
@@ -64,15 +63,7 @@ class SearchJob:
 
     def measured_latency(self) -> LatencyModel | None:
         """Read the latency model of this search, if it has one; ConfigError if it was measured with other bits."""
-        if self.latency is None:
-            return None
-        model = read_latency(self.latency)
-        if (model.weight_bits, model.activation_bits) != (self.weight_bits, self.activation_bits):
-            raise ConfigError(
-                f"{self.latency}: was measured at w{model.weight_bits}a{model.activation_bits}, the search is at"
-                f" w{self.weight_bits}a{self.activation_bits}; measure these bits with `qdit bench latency`"
-            )
-        return model
+        return latency_at(self.latency, self.weight_bits, self.activation_bits)
 
     def fitness(self) -> ImageFitness:
         """Load the model and make the fitness.

@@ -71,5 +71,18 @@ def read_latency(path: Path) -> LatencyModel:
     return model
 
 
+def latency_at(path: Path | None, weight_bits: int, activation_bits: int) -> LatencyModel | None:
+    """The latency model of a file, None without a file; ConfigError for one that was measured with other bits."""
+    if path is None:
+        return None
+    model = read_latency(path)
+    if (model.weight_bits, model.activation_bits) != (weight_bits, activation_bits):
+        raise ConfigError(
+            f"{path}: was measured at w{model.weight_bits}a{model.activation_bits}, the search is at"
+            f" w{weight_bits}a{activation_bits}; measure these bits with `qdit bench latency`"
+        )
+    return model
+
+
 def _key(entry: Mapping[str, Any]) -> tuple[int, int, int]:
     return int(entry["inputs"]), int(entry["outputs"]), int(entry["group_size"])

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from qdit.kernels.dense import DenseLinear
 from qdit.methods.method import FULL_PRECISION_BITS
-from qdit.models.dit import DiT
+from qdit.models.generic.network import DiffusersNetwork
+from qdit.models.network import Network
 from qdit.models.roles import linear_of, replace
 from qdit.quant.activation import DynamicActivation
 from qdit.quant.apply import granularity
+from qdit.quant.packed import PackedConv, PackedLinear
 from qdit.quant.ranges import minmax
-from qdit.quant.sites import QuantizedLinear, prepare_inference
+from qdit.quant.sites import QuantizedConv, QuantizedLinear, prepare_inference, stored_weight
 from qdit.quant.weight import QuantizedWeight, quantize_weight
 from qdit.search.space import Genome, SearchSpace
 
@@ -37,12 +39,16 @@ class LayerQuantizer:
     weights: WeightQuantizer | None = None
 
     def layer(self, name: str, linear: nn.Linear, size: int) -> QuantizedLinear:
-        """Make the quantized layer for a linear layer of the full-precision model, with groups of `size` inputs."""
-        weight: QuantizedWeight | Tensor = linear.weight.detach()
+        """Make the quantized layer for a linear of the full-precision model, with groups of `size` inputs.
+
+        The quantized layer of a pointwise convolution is a linear.
+        """
+        exact = linear.weight.detach().flatten(1)
+        weight: QuantizedWeight | Tensor = exact
         if self.weight_bits < FULL_PRECISION_BITS:
-            weight = self.round(linear.weight.detach(), size)
+            weight = self.round(exact, size)
             if self.weights is not None:
-                weight = self.weights(name, linear.weight.detach(), size)
+                weight = self.weights(name, exact, size)
         activation = None
         if self.activation_bits < FULL_PRECISION_BITS:
             activation = DynamicActivation(bits=self.activation_bits, group_size=size, symmetric=self.symmetric)
@@ -71,24 +77,25 @@ class LayerQuantizer:
 class SwappableModel:
     """A model in which each layer can be replaced by its quantized form of any group size.
 
-    Each layer is quantized once per size. All layers with all sizes stay in memory, packed. This takes as much memory
-    as the packed weights times the number of sizes.
+    Each layer is quantized once per size. All layers with all sizes stay in memory. This takes the number of sizes
+    times the weights of these layers: float32 weights, but packed codes for a transformer of diffusers.
     """
 
-    def __init__(self, model: DiT, space: SearchSpace, quantizer: LayerQuantizer) -> None:
+    def __init__(self, model: Network, space: SearchSpace, quantizer: LayerQuantizer) -> None:
         self.space, self.quantizer = space, quantizer
         self.source = model
-        self.model = prepare_inference(deepcopy(model))
+        self.is_generic = isinstance(model, DiffusersNetwork)
+        self.model: Any = deepcopy(model) if self.is_generic else prepare_inference(deepcopy(model))
         self._exact = {layer.name: self.model.get_submodule(layer.name) for layer in space.layers}
         self._cache: dict[tuple[str, int], nn.Module] = {}
 
-    def full_precision(self) -> DiT:
+    def full_precision(self) -> Any:
         """Put the original layers into the model and return it."""
         for name, module in self._exact.items():
             replace(self.model, name, module)
         return self.model
 
-    def use(self, genome: Genome) -> DiT:
+    def use(self, genome: Genome) -> Any:
         """Put the layers with the genome's group sizes into the model and return it."""
         for name, size in self.space.groups(genome).items():
             replace(self.model, name, self.layer(name, size))
@@ -97,12 +104,25 @@ class SwappableModel:
     def layer(self, name: str, size: int) -> nn.Module:
         """The layer `name` quantized with this group size, packed as `prepare_inference` packs it.
 
-        It includes the GELU after the layer where `prepare_inference` includes it.
+        It includes the GELU after the layer where `prepare_inference` includes it. The layer of a diffusers transformer
+        keeps its weight packed.
         """
         if (name, size) not in self._cache:
             layer = self.quantizer.layer(name, linear_of(self.source, name), size)
             exact = self._exact[name]
-            gelu = isinstance(exact, DenseLinear) and exact.gelu
-            layer.dense = DenseLinear(layer.weight, layer.bias, gelu=gelu)
+            if self.is_generic:
+                layer = packed(layer, exact)
+            else:
+                gelu = isinstance(exact, DenseLinear) and exact.gelu
+                layer.dense = DenseLinear(layer.weight, layer.bias, gelu=gelu)
             self._cache[name, size] = layer.eval()
         return self._cache[name, size]
+
+
+def packed(layer: QuantizedLinear, exact: nn.Module) -> QuantizedLinear:
+    """A quantized linear without its float weight, or the convolution that takes the place of `exact`."""
+    if isinstance(exact, nn.Conv2d | nn.Conv3d):
+        parts: dict[str, Any] = {"bias": layer.bias, "activation": layer.activation, "kernel": exact.kernel_size}
+        conv = QuantizedConv(weight=stored_weight(layer), **parts)
+        return conv if conv.stored_form is None else PackedConv(conv)
+    return layer if layer.stored_form is None else PackedLinear(layer)

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 
 from qdit.core.digest import code_digest
-from qdit.core.errors import ConfigError
+from qdit.core.errors import ConfigError, Unsupported
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.processes import require_cores
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.sampling.calibration_set import load_calibration_of, require_sampled_so
+from qdit.methods.quantize import calibration_of
+from qdit.sampling.calibration_set import require_sampled_so
 from qdit.sampling.origin import facts_of
 from qdit.sampling.precision import device_of
 from qdit.sampling.protocol import MOST_SEED
+from qdit.search.call_fitness import CallFitness, CallSearchJob
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import GenomeSampler, Outcome, evolve, random_search, ranked
 from qdit.search.feature_journal import FeatureJournal
@@ -55,7 +57,7 @@ class Search:
     """
 
     kind: Kind
-    job: SearchJob
+    job: SearchJob | CallSearchJob
     options: SearchOptions
     seed: int = 0
     calibration: Path | None = None
@@ -117,7 +119,7 @@ class Search:
         return (FeatureJournal if self.kind == "response" else Journal)(path, identity, listen=listen)
 
 
-def noise_seed(job: SearchJob, purpose: Purpose, *indices: int) -> int:
+def noise_seed(job: SearchJob | CallSearchJob, purpose: Purpose, *indices: int) -> int:
     """Derive a seed for one purpose from the seed in the job's protocol."""
     return derive_seed(job.protocol.seed, purpose, *indices) % 2**63
 
@@ -129,7 +131,7 @@ class Measuring:
     `local` is a fitness in this process. It has the model, the search space and the identity of the fitness.
     """
 
-    local: ImageFitness
+    local: ImageFitness | CallFitness
     noises: Prefixes
     spread: Spread
 
@@ -152,7 +154,7 @@ class Measuring:
 
 
 @contextmanager
-def measuring(job: SearchJob, workers: int) -> Iterator[Measuring]:
+def measuring(job: SearchJob | CallSearchJob, workers: int) -> Iterator[Measuring]:
     """Context manager that gives an object that measures genomes.
 
     With one worker it computes in this process, otherwise in other processes.
@@ -185,16 +187,32 @@ def check(search: Search, workers: int) -> None:
         raise ConfigError(f"fresh {search.fresh}: must be at least 0 (genomes to measure again)")
     if not 0 <= search.seed <= MOST_SEED:  # Python's generator draws the same for -1 as for 1
         raise ConfigError(f"search seed {search.seed}: allowed are whole numbers from 0 to {MOST_SEED}")
+    if isinstance(search.job, CallSearchJob):
+        require_calls(search)
     if search.scored and search.calibration is None:
         raise ConfigError(
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
             " first and give --calibration trajectory=FILE"
         )
-    if search.scored and search.calibration is not None:
+    if search.scored and search.calibration is not None and not isinstance(search.job, CallSearchJob):
         facts = facts_of(search.job.protocol)
         require_sampled_so(search.calibration, {name: facts[name] for name in facts if name not in FREE_FACTS})
     if search.kind in SAMPLED:
         _ = search.race
+
+
+def require_calls(search: Search) -> None:
+    """Raise Unsupported for what a search on recorded calls cannot do."""
+    if search.kind == "response":
+        raise Unsupported(
+            "response: compares features of images, and a transformer of diffusers is measured on recorded calls; take"
+            " racing, evolution, random, ilp or hessian"
+        )
+    if search.fresh:
+        raise Unsupported(
+            f"fresh {search.fresh}: a transformer of diffusers is measured on recorded calls, which have no other"
+            " noise; take 0, and compare the images of `qdit pipeline sample`"
+        )
 
 
 def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, Any]:
@@ -326,15 +344,16 @@ def scored(search: Search, out: Path) -> dict[str, Any]:
     return allocation(space, genome, fitness=None, images_sampled=0, seed=seed, identity=identity)
 
 
-def scores_of(search: Search, local: ImageFitness) -> np.ndarray:
+def scores_of(search: Search, local: ImageFitness | CallFitness) -> np.ndarray:
     """Scores (layers, sizes): the loss that each layer causes at each group size.
 
     They come from the diagonal of the Gauss–Newton matrix, or from the error of the layer's output.
     """
     assert search.calibration is not None  # see check
     model = local.swappable.source
-    calibration = load_calibration_of(search.calibration, model.config, search.job.weights)
-    batches = list(calibration.to(device_of(model)).batches(SCORING_BATCH))
+    calibration = calibration_of(search.calibration, model, search.job.weights)
+    size = search.job.chunk if isinstance(search.job, CallSearchJob) else SCORING_BATCH
+    batches = list(calibration.to(device_of(model)).batches(size))
     quantizer = search.job.quantizer()
     if search.probes:
         return hessian_scores(model, local.space, batches, quantizer=quantizer, probes=search.probes, seed=search.seed)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from qdit.core.errors import ConfigError
 from qdit.core.seeds import Purpose, derive_seed
-from qdit.models.dit import DiT
-from qdit.models.roles import CORE_ROLES, Site, linear_of, select
+from qdit.models.generic.network import DiffusersNetwork
+from qdit.models.network import Network
+from qdit.models.roles import CORE_ROLES, Site, linear_of, matrix_of, select
 from qdit.quant.apply import blocks_of
 from qdit.quant.batches import rows_in
 from qdit.quant.fisher import mean_squares
@@ -24,7 +25,9 @@ from qdit.search.layers import LayerQuantizer
 from qdit.search.space import Genome, SearchSpace
 
 
-def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer) -> np.ndarray:
+def output_scores(
+    model: Network, space: SearchSpace, batches: Iterable[Batch], *, quantizer: LayerQuantizer
+) -> np.ndarray:
     """Scores (L, S): squared error of layer l's output at size g, s[l, g] = mean over samples of ‖f_l(x) − Q_lg(x)‖².
 
     The inputs x come from the full-precision model. The data go through the model once for each block; only the layers
@@ -45,7 +48,7 @@ def output_scores(model: DiT, space: SearchSpace, batches: Iterable[Batch], *, q
 
 
 def hessian_scores(
-    model: DiT,
+    model: Network,
     space: SearchSpace,
     batches: Iterable[Batch],
     *,
@@ -57,27 +60,30 @@ def hessian_scores(
 
     z = f_l(x) is the layer's exact output and ẑ its output at size g. v are random signs on the model's output. So
     E[(Jᵀv)²] is the diagonal of the Gauss–Newton matrix JᵀJ. It is estimated with `probes` draws of v, new ones for
-    every batch. The gradient of KL(FP ‖ FP), which is zero, is never used.
+    every batch. The gradient of KL(FP ‖ FP), which is zero, is never used. The data of a diffusers transformer pass
+    once for each block, so that only the layers, inputs and gradients of this block are in memory.
     """
     if probes < 1:
         raise ConfigError(f"probes {probes}: must be at least 1")
     data, rows = list(batches), row_of(space)
     sites = searched_sites(model, space)
-    forms = {site.name: quantized_forms(model, site, space, quantizer) for site in sites}
     scores = np.zeros((len(space.layers), len(space.sizes)))
-    for number, batch in enumerate(data):
-        inputs, fisher = fisher_diagonals(model, sites, batch, probes, seed=derive_seed(seed, Purpose.PROBE, number))
-        with torch.no_grad():
-            for name, x in inputs.items():
-                exact = exact_output(model, name, x)
-                for column, form in enumerate(forms[name]):
-                    lost = (fisher[name] * (exact - form(x)).square()).sum(dtype=torch.float64)
-                    scores[rows[name], column] += float(lost)
+    for stage in blocks_of(sites) if isinstance(model, DiffusersNetwork) else [sites]:
+        forms = {site.name: quantized_forms(model, site, space, quantizer) for site in stage}
+        for number, batch in enumerate(data):
+            batch_seed = derive_seed(seed, Purpose.PROBE, number)
+            inputs, fisher = fisher_diagonals(model, stage, batch, probes, seed=batch_seed)
+            with torch.no_grad():
+                for name, x in inputs.items():
+                    exact = exact_output(model, name, x)
+                    for column, form in enumerate(forms[name]):
+                        lost = (fisher[name] * (exact - form(x)).square()).sum(dtype=torch.float64)
+                        scores[rows[name], column] += float(lost)
     return scores / samples_in(data)
 
 
 def fisher_diagonals(
-    model: DiT, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
+    model: Network, sites: Sequence[Site], batch: Batch, probes: int, *, seed: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Two dictionaries by site name: the layer's input (N, T, in), and the mean over draws of v of (Jᵀv)² (N, T, out).
 
@@ -96,24 +102,23 @@ def predicted_loss(space: SearchSpace, scores: np.ndarray) -> Callable[[Genome],
     return loss
 
 
-def searched_sites(model: DiT, space: SearchSpace) -> list[Site]:
+def searched_sites(model: Network, space: SearchSpace) -> list[Site]:
     """The model's sites whose layers are in the search space."""
     names = {layer.name for layer in space.layers}
     return [site for site in select(model.sites(), roles=CORE_ROLES) if site.name in names]
 
 
-def quantized_forms(model: DiT, site: Site, space: SearchSpace, quantizer: LayerQuantizer) -> list[nn.Module]:
+def quantized_forms(model: Network, site: Site, space: SearchSpace, quantizer: LayerQuantizer) -> list[nn.Module]:
     """The layer of a site, quantized with each group size of the space."""
     return [quantizer.layer(site.name, linear_of(model, site), size) for size in space.sizes]
 
 
-def exact_output(model: DiT, name: str, x: Tensor) -> Tensor:
-    """Output (…, out) of the full-precision layer `name` for an input (…, in).
+def exact_output(model: Network, name: str, x: Tensor) -> Tensor:
+    """Output (…, out) of the full-precision layer `name` for an input (…, in), whose channels come last.
 
     Hooks are not called, because a hook may call this.
     """
-    linear = linear_of(model, name)
-    return F.linear(x, linear.weight, linear.bias)
+    return F.linear(x, matrix_of(model, name), linear_of(model, name).bias)
 
 
 def row_of(space: SearchSpace) -> dict[str, int]:

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any, Literal, Self, get_args
 
 from qdit.core.errors import ConfigError
-from qdit.models.dit import DiT
+from qdit.models.network import Network
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.search.latency import LatencyModel
 
@@ -101,8 +101,11 @@ class SearchSpace:
             )
 
     @classmethod
-    def of(cls, model: DiT, sizes: Sequence[int], reference: int, **options: Any) -> Self:
-        """The search space of a model: the four core linears of every block, in the order in which data pass them."""
+    def of(cls, model: Network, sizes: Sequence[int], reference: int, **options: Any) -> Self:
+        """The search space of a model: the core linears of every block, in the order in which data pass them.
+
+        A DiT has four in each block. In a transformer of diffusers a pointwise convolution counts as a linear.
+        """
         sites = select(model.sites(), roles=CORE_ROLES)
         shapes = [(site.name, linear_of(model, site).weight.shape) for site in sites]
         layers = tuple(Layer(name, inputs=shape[1], outputs=shape[0]) for name, shape in shapes)

@@ -41,6 +41,7 @@ OPTIONS = {
     "repq-vit folded": {},
     "q-dit": {"group_size": 8},
     "ptq4dit": {"csb": False, "iterations": 2, "batch": 2},
+    "ptq4dit folded": {"iterations": 2, "batch": 2},
     "svdquant": {"rank": 2, "group_size": 8},
     "mxfp4": {"block_size": 8},
     "tfmq-dm": {"tiar": False, "iterations": 2, "batch": 2},
@@ -54,6 +55,8 @@ OTHERS = {
     "pixart": ("repq-vit own", "repq-vit folded"),
     "cogvideox": ("repq-vit folded",),
     "sd3": ("tfmq-dm", "repq-vit own"),
+    "sana": ("svdquant", "ptq4dit folded", "repq-vit folded"),
+    **dict.fromkeys(("lumina2", "hunyuan-dit", "auraflow", "chroma", "flux2"), ("repq-vit folded",)),
 }
 """What else is tried on some families."""
 ROOT = Path(__file__).parents[2]
@@ -220,7 +223,9 @@ def test_half_precision(family, dtype, tmp_path: Path) -> None:
         assert torch.equal(again(**arguments, return_dict=False)[0], expected)
 
 
-@pytest.mark.parametrize(("family", "method"), [("flux", "svdquant"), ("sana", "rtn"), ("pixart", "q-dit")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("flux", "svdquant"), ("sana", "rtn"), ("sana", "svdquant"), ("pixart", "q-dit")]
+)
 def test_its_layers_multiply_integers(family, method, tmp_path: Path) -> None:
     ours, expected = importlib.import_module("qdit.diffusers"), in_memory(family, method)
     folder, model_class = saved(tmp_path / "saved", family, method)

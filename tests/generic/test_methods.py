@@ -8,13 +8,15 @@ import torch
 from qdit.core.errors import Unsupported
 from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import registry
+from qdit.models.generic.family import GenericFamily
+from qdit.models.generic.network import DiffusersNetwork
 from qdit.quant.allocation import fitted_group_size
 from qdit.quant.apply import FITTED
 from qdit.quant.batches import run
 from qdit.quant.checkpoint import quantized_sites, read_checkpoint, save_checkpoint
 from qdit.sampling.calibration import KINDS
 from tests.pretended_gpu import pretended_gpu
-from tests.small_transformers import ZOO, keyword_set, keywords, tiny_network
+from tests.small_transformers import ZOO, keyword_set, keywords, tiny_network, tiny_transformer
 
 SMALL = {"iterations": 2, "batch": 2}
 QUICK = {"rtn": {"group_size": 12}, "q-dit": {"group_size": 8}}
@@ -111,8 +113,22 @@ def test_every_method_works_or_says_why_not(method, scope, tmp_path):
     [("repq-vit", "reparametrize=false"), ("ptq4dit", "csb=false"), ("tfmq-dm", "tiar=false")],
 )
 def test_what_a_network_lacks_is_said_with_the_option_that_helps(method, hint):
+    network = DiffusersNetwork(tiny_transformer("chroma"), GenericFamily())
     with pytest.raises(Unsupported, match=hint):
-        quantized(tiny_network("chroma"), "chroma", method, {})
+        quantized(network, "chroma", method, {})
+
+
+@pytest.mark.parametrize(("method", "options"), [("svdquant", {"rank": 2, "group_size": 8}), ("rotation", {})])
+def test_pointwise_convolutions_have_branches_and_transforms(method, options, tmp_path):
+    """The MLP of Sana: what is stored is loaded again, and its layers have the parts that linears have."""
+    result = check("sana", method, options, tmp_path, bits=(4, 8))
+    part = "low_rank" if method == "svdquant" else "transform"
+    convolutions = [
+        site for site in tiny_network("sana").sites() if site.kind == "pointwise" and site.block is not None
+    ]
+    assert len(convolutions) == 4
+    for site in convolutions:
+        assert getattr(result.model.get_submodule(site.name), part) is not None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ from qdit.core.seeds import Purpose, torch_generator
 from qdit.metrics.bootstrap import multiplicities
 from qdit.metrics.samples import listed_shards, stream_samples
 from qdit.quant.checkpoint import read_checkpoint
+from qdit.quant.folder import read_config
 from qdit.sampling import pipeline_images
+from qdit.sampling.integer import PIPELINE_INTEGER
 from qdit.sampling.pipeline_images import Calls, PipelineSampleJob, sample_pipeline, to_pixels
 from qdit.sampling.pipeline_protocol import PipelineImages
 from tests.small_pipelines import flow_scheduler, tiny_pipeline_class
@@ -134,6 +136,19 @@ def test_half_precision_is_another_run_and_close(folder: Path, tmp_path: Path, d
     assert len(keys) == 2
 
 
+@pytest.mark.parametrize("family", ["flux", "wan"])
+def test_in_integer_mode_it_is_another_run_and_close(folder: Path, tmp_path: Path, family: str) -> None:
+    sizes = {"family": family, "images": 4, "chunk": 2, "protocol": {"frames": 2 if family == "wan" else 0}}
+    exact = images_of(sample_pipeline(job(folder, tmp_path / "exact", **sizes)).parent, 4)
+    listing = sample_pipeline(job(folder, tmp_path / "whole", mode=PIPELINE_INTEGER, **sizes))
+    assert json.loads(listing.read_text())["mode"] == "integer"
+    assert listed_shards(tmp_path / "whole")[0].key != listed_shards(tmp_path / "exact")[0].key
+    error = np.abs(exact.astype(float) - images_of(tmp_path / "whole", 4))
+    assert error.mean() < 2, "sums of integer products are rounded in another order"
+    with pytest.raises(Unsupported, match="no layer has a quantized weight and a quantized input"):
+        sample_pipeline(job(folder, tmp_path / "fp", mode=PIPELINE_INTEGER, checkpoint="fp", **sizes))
+
+
 def test_what_cannot_be_sampled_is_said_in_a_line(folder: Path, tmp_path: Path, monkeypatch) -> None:
     with pytest.raises(ConfigError, match="has no argument 'hight'"):
         sample_pipeline(job(folder, tmp_path / "run", protocol={"arguments": {"hight": 8}}))
@@ -160,9 +175,38 @@ def test_the_command_says_what_it_made(folder: Path, tmp_path: Path) -> None:
         command(
             "pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words, "--arguments", '{"output_type": 1}'
         )
+    with pytest.raises(ConfigError, match="--mode 'int8': allowed are simulate and integer"):
+        command("pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words, "--mode", "int8")
+    whole = command("pipeline", "sample", folder / "flux-rtn", tmp_path / "whole", *words, "--mode", "integer")
+    assert "4 of 4 images" in whole.output and listed_shards(tmp_path / "whole")[0].mode == "integer"
     before = (tmp_path / "run" / "00000.npz").stat().st_mtime_ns
     command("pipeline", "sample", folder / "flux-rtn", tmp_path / "run", *words)
     assert (tmp_path / "run" / "00000.npz").stat().st_mtime_ns == before
+
+
+def test_sizes_are_searched_for_the_transformer_of_a_pipeline(folder: Path, tmp_path: Path) -> None:
+    """The commands of docs/search.md: calibrate, search, quantize with the allocation, and images in integers."""
+    calls = f"trajectory={tmp_path / 'calls.safetensors'}"
+    prompts, size = ("--prompts", folder / "prompts.txt"), ("--arguments", json.dumps(SIZE))
+    command("calibrate", folder / "flux", tmp_path / "calls.safetensors", *prompts, "--steps", 3, *size)
+    sizes = ("--sizes", "16,8,4", "--reference-size", 8, "--chunk", 3)
+    for kind, words in (("ilp", "0 calls measured"), ("racing", "of the budget")):
+        options = '{"population": 4, "parents": 2, "crossover": 2, "mutation": 2, "iterations": 1}'
+        more = ("--options", options) if kind == "racing" else ()
+        found = command(
+            "search", folder / "flux", tmp_path / f"{kind}.json", "--kind", kind, "--calibration", calls, *sizes, *more
+        )
+        assert words in found.output
+    command(
+        *("quantize", folder / "flux", tmp_path / "made", "--method", "q-dit", "--calibration", calls),
+        *("--allocation", tmp_path / "ilp.json"),
+    )
+    sites = read_config(tmp_path / "made")["sites"]
+    groups = json.loads((tmp_path / "ilp.json").read_text())["groups"]
+    assert {name: site["activation"]["group_size"] for name, site in sites.items()} == groups
+    words = ("--pipeline", folder / "flux", "--images", 2, "--chunk", 2, "--steps", 2, "--mode", "integer")
+    command("pipeline", "sample", tmp_path / "made", tmp_path / "run", *prompts, *words, *size)
+    assert images_of(tmp_path / "run", 2).std() > 5
 
 
 def test_a_call_of_the_pipeline_has_a_generator_for_each_image() -> None:

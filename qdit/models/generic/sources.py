@@ -1,20 +1,21 @@
 """Fold sources of blocks: the layers that can absorb a factor for each input channel of a linear.
 
-FLUX, SD3, Qwen-Image and CogVideoX have a modulation linear in each block, which absorbs it. PixArt, Wan, Latte and
-LTX-Video have one modulation for all blocks, so the linears divide their input themselves. All paths are relative to
-the block.
+FLUX, SD3, Qwen-Image and CogVideoX have a modulation linear in each block, which absorbs it. PixArt, Wan, Latte,
+LTX-Video, Sana, Chroma and FLUX.2 have one modulation for all blocks, so the linears divide their input themselves. All
+paths are relative to the block.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from torch import nn
 
 from qdit.models.generic.family import FoldSources
 from qdit.models.roles import FoldSource, ModulationRows, NormWeights, OwnInput, ValueRows
 
-Linears = Mapping[str, nn.Linear]
-"""Path inside a block → linear."""
+Linears = Mapping[str, nn.Linear | nn.Conv2d]
+"""Path inside a block → linear, or convolution over single cells."""
 
 QKV = ("to_q", "to_k", "to_v")
 ADDED = ("add_q_proj", "add_k_proj", "add_v_proj")
@@ -41,8 +42,8 @@ class Modulated:
         None if the modulation linear is absent, has another number of parts, or has no bias.
         """
         modulation, inputs = linears.get(self.linear), [name for name in self.inputs if name in linears]
-        width = linears[inputs[0]].in_features if inputs else 0
-        if modulation is None or modulation.out_features != self.chunks * width or modulation.bias is None:
+        width = linears[inputs[0]].weight.shape[1] if inputs else 0
+        if modulation is None or len(modulation.weight) != self.chunks * width or modulation.bias is None:
             return None
         name = f"{path}.{self.linear}"
 
@@ -55,16 +56,22 @@ class Modulated:
 
 @dataclass(frozen=True)
 class Normed:
-    """Linears of a block that read the output of a LayerNorm which has weight and bias."""
+    """Linears of a block that read the output of a LayerNorm or RMSNorm which has a weight.
+
+    The input may be multiplied by a modulation after the norm. `shift` is a linear whose output is added.
+    """
 
     norm: str
     inputs: tuple[str, ...]
+    shift: str | None = None
 
     def source(self, path: str, block: nn.Module, _linears: Linears) -> FoldSource | None:
-        """The LayerNorm that absorbs a factor, for the block at `path`. None if it has no weight or bias."""
+        """The norm that absorbs a factor, for the block at `path`. None if it has no weight, or is of another kind."""
         norm = dict(block.named_modules()).get(self.norm)
-        has_both = isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
-        return NormWeights(f"{path}.{self.norm}") if has_both else None
+        is_norm = isinstance(norm, nn.LayerNorm) or type(norm).__name__ == "RMSNorm"
+        if not is_norm or getattr(norm, "weight", None) is None:
+            return None
+        return NormWeights(f"{path}.{self.norm}", None if self.shift is None else f"{path}.{self.shift}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,7 @@ def modulated_sources(
     """
 
     def sources(path: str, block: nn.Module) -> dict[str, FoldSource]:
-        linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
+        linears = {name: module for name, module in block.named_modules() if is_linear(module)}
         result: dict[str, FoldSource] = {}
         for entry in entries:
             inputs = [name for name in entry.inputs if name in linears]
@@ -105,12 +112,18 @@ def modulated_sources(
             if source is not None:
                 result |= {f"{path}.{name}": source for name in inputs}
         for output, value in (values or {}).items():
-            is_alone = f"{value.rpartition('.')[0]}.add_v_proj" not in linears  # V of an image condition (Wan)
-            if is_alone and output in linears and value in linears and linears[value].bias is not None:
-                result[f"{path}.{output}"] = ValueRows(f"{path}.{value}", (0, linears[value].out_features))
+            is_alone = f"{value.rpartition('.')[0]}.add_v_proj" not in linears  # V of other tokens (Wan, AuraFlow)
+            width = linears[output].weight.shape[1] if output in linears else 0
+            if is_alone and value in linears and len(linears[value].weight) == width:
+                result[f"{path}.{output}"] = ValueRows(f"{path}.{value}", (0, width))
         return result
 
     return sources
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear | nn.Conv2d]:
+    """Whether a module is a linear, or a convolution over single cells."""
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and set(module.kernel_size) == {1})
 
 
 IMAGE = (

@@ -43,6 +43,7 @@ def tools(profile: Mapping[str, Any], name: str, results: Path, published: Path)
         blocks=blocks,
         metrics=shown_on("tools"),
         extra=COLUMNS,
+        front=frozenset({"disk_mb", "over_fp_real"}),
         summary=tuple(_finding(blocks)),
         remarks=tuple(_remarks(rows)),
     )

@@ -6,12 +6,13 @@ from qdit.models.generic.families import (
     cogvideox,
     dit,
     flux,
+    hunyuan_dit,
     hunyuan_video,
     latte,
     lumina,
     pixart,
-    plain,
     qwen,
+    sana,
     sd3,
     wan,
 )
@@ -19,7 +20,7 @@ from qdit.models.generic.family import GenericFamily
 
 MODULES = (
     *(dit, flux, chroma, sd3, qwen, auraflow, latte, lumina, hunyuan_video),
-    *(pixart, wan, cogvideox, plain),
+    *(pixart, wan, cogvideox, sana, hunyuan_dit),
 )
 FAMILIES: tuple[GenericFamily, ...] = tuple(family for module in MODULES for family in module.FAMILIES)
 BY_CLASS: dict[str, GenericFamily] = {name: family for family in FAMILIES for name in family.classes}
