@@ -1,7 +1,7 @@
 """AuraFlow: in an MLP, linear_1 and linear_2 compute gate and value, and out_projection is the last linear.
 
-Its modulation linears have no bias. They cannot absorb the 1 in 1 + scale, so the linears divide their own input. Blocks
-of one stream have one V.
+Its modulation linears have no bias. They cannot absorb the 1 in 1 + scale, so the linears divide their own input.
+Blocks of one stream have one V.
 """
 
 from qdit.models.generic.family import GenericFamily
