@@ -39,8 +39,9 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         *table(study),
         "",
-        f"*Mean* is the mean of the shares up to {study['plan']['counted_up_to']} images. *Same order*: of the"
-        " separated pairs, the share whose order with n images is also the order with all images.",
+        f"*Mean* is the mean of the shares up to {study['plan']['counted_up_to']} images. *Same order* counts the"
+        " separated pairs of all columns together. It is the share of pairs in which the better row is also better with"
+        " all images of the rows.",
         "",
         "## Which metric should rank the rows",
         "",

@@ -97,9 +97,10 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         " over the seeds. A band reaches from the best to the worst seed. The dashed line is group size"
         f" {plan['reference']} in all layers, without a search.",
         "",
-        "In the table, the columns *against* give the relative difference of the held-out metric. The upper bound"
-        " belongs to the difference to Algorithm 1. It is one-sided: with 95 % confidence the mean difference is below"
-        " it. It is the 95th percentile of the mean over resampled seeds. With few seeds this bound is too low.",
+        "In the table, the columns *against* give the relative difference of the held-out metric. The standard"
+        " deviation is over the seeds. The upper bound belongs to the difference to Algorithm 1. It is one-sided: with"
+        " 95 % confidence the mean difference is below it. It is the 95th percentile of the mean over resampled seeds."
+        " With few seeds this bound is too low.",
         "",
         f"| search | images sampled | {metric}, {plan['held_out_images']} held-out images | standard deviation |"
         f" against size {plan['reference']} | against Algorithm 1 | upper bound |",

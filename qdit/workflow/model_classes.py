@@ -20,12 +20,12 @@ says for each transformer class of diffusers how many of its weights lie in laye
 wrote the page. [Quantize any transformer](any-model.md) explains how to give a layer a role.
 
 Each class was built with its default settings. To save time, each of its lists of blocks has only two blocks.
-A class can have several such lists.
+A class can have several such lists. The shares count only the weights of linears and convolutions.
 
 | column | meaning |
 |---|---|
-| with a role | the share of the weights of all linears and convolutions that lies in layers with a role |
-| in blocks | the share of these weights that scope `common` quantizes. It is larger for a model of full depth |
+| with a role | the share of the weights that lies in layers with a role |
+| in blocks | the share of the weights that scope `common` quantizes. It is larger for a model of full depth |
 | blocks | the number of blocks that were built |
 | without a role | the layers without a role. "Not built": the class has no usable default settings; the error follows |
 """
