@@ -109,6 +109,19 @@ def _late(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str,
             same = torch.equal(dispatch.grouped_linear(late, packed), two)
             near = torch.allclose(dispatch.computed(late).float(), late.computed().float(), rtol=0.02, atol=0.02)
             yield f"{type(late).__name__} g{size} {dtype}", 0.0 if same and near else float("inf")
+            for name, simulate in _simulations(scale, size).items():
+                same = torch.equal(simulate(late), simulate(dispatch.computed(late)))
+                yield f"{name} simulation of a {type(late).__name__} g{size} {dtype}", 0.0 if same else float("inf")
+
+
+def _simulations(scale: Scale, size: int) -> dict[str, Callable[[Tensor | LateInput], Tensor]]:
+    """The input quantizers of the simulated mode in half precision, for two groups of this size."""
+    scales = torch.tensor([0.02, 0.03], device=scale.device)
+    zero_points, half = torch.tensor([120, 3], device=scale.device), torch.float16
+    return {
+        "dynamic": lambda x: dispatch.narrow_groups(x, size, 8, half, symmetric=False),
+        "static": lambda x: dispatch.narrow_static(x, scales, zero_points, 8, half),
+    }
 
 
 def _rounding(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | float:
@@ -195,7 +208,7 @@ def inputs(scale: Scale) -> dict[str, Any]:
         }
         measured[type(late).__name__] = {
             f"{way}, {kind}": attempt(partial(milliseconds, scale, partial(_after, kind, first, size)))
-            for kind in ("codes", "half")
+            for kind in ("codes", "half", "half, static")
             for way, first in ways.items()
         }
     return measured
@@ -203,9 +216,14 @@ def inputs(scale: Scale) -> dict[str, Any]:
 
 def _after(kind: str, first: Callable[[], Tensor | LateInput], size: int) -> object:
     """The codes, or the values in half precision, of what `first` gives."""
+    x = first()
     if kind == "half":
-        return dispatch.narrow_groups(first(), size, 8, torch.float16, symmetric=False)
-    return dispatch.quantized_rows(first(), size, 8)
+        return dispatch.narrow_groups(x, size, 8, torch.float16, symmetric=False)
+    if kind == "codes":
+        return dispatch.quantized_rows(x, size, 8)
+    device = (x if isinstance(x, Tensor) else x.x).device
+    ranges = torch.full((1,), 0.03, device=device), torch.full((1,), 117, device=device)
+    return dispatch.narrow_static(x, *ranges, 8, torch.float16)
 
 
 def _quantizing(scale: Scale, x: Tensor, packed: PackedWeight, size: int) -> float:

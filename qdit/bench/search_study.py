@@ -118,13 +118,14 @@ def run_study(
 def score_images(study: Study, kind: Kind, at: Measuring) -> float:
     """Work for the scores of layers, in images: all forward passes divided by the passes for one image.
 
-    A backward pass counts as two forward passes. The calibration samples themselves are not counted.
+    One forward pass serves all draws of signs. Weights get no gradients, so the backward pass of a draw counts as one
+    forward pass. The calibration samples themselves are not counted.
     """
     search = study.search(kind, 0)
     if not search.scored or study.calibration is None:
         return 0.0
     samples = len(load_calibration(study.calibration, at.local.swappable.source.config))
-    passes = samples * (3 * search.probes or 1)
+    passes = samples * (1 + search.probes)
     return passes / (study.job.protocol.steps * (1 if study.job.protocol.cfg_scale == 1 else 2))
 
 

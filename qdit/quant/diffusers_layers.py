@@ -2,7 +2,7 @@
 
 A transformer of diffusers computes in float32, float16 or bfloat16. Each layer here takes inputs in one of these types
 and gives outputs in the same type. The weight stays packed in memory. A call dequantizes it in float32 and rounds it
-once to the type of the input. The input is quantized in float32 (see `in_float32`) and rounded to its type again.
+once to the type of the input. The input is quantized in float32 and rounded to its type again, on a GPU in one pass.
 torch.compile finds no graph break in these layers.
 """
 
@@ -19,7 +19,7 @@ from qdit.core.errors import CheckpointError, Unsupported
 from qdit.kernels import ops  # noqa: F401 - registers the operations that `compilable` names
 from qdit.models.config import DiffusersConfig
 from qdit.models.generic.network import DiffusersNetwork
-from qdit.quant.activation import DynamicActivation, StaticActivation, in_float32
+from qdit.quant.activation import Activation, DynamicActivation, StaticActivation, in_float32
 from qdit.quant.checkpoint import fill
 from qdit.quant.folder import FORMAT, require_unedited
 from qdit.quant.packed import PackedConv, PackedLinear
@@ -44,8 +44,8 @@ class InAnyPrecision(QuantizedLinear):
         if self.activation is None:
             return x
         if torch.compiler.is_compiling():
-            return in_float32(cast(Any, compilable(self.activation)), x).to(x.dtype)
-        return in_float32(self.activation, x).to(x.dtype)
+            return compilable(self.activation)(x)
+        return narrow(self.activation, x)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in the type of the input."""
@@ -93,15 +93,24 @@ def diffusers_module(module: QuantizedSite) -> nn.Module:
     return module
 
 
-def compilable(activation: nn.Module) -> Callable[[Tensor], Tensor]:
-    """An input quantizer that torch.compile can trace: one registered operation if there is one, else the module."""
+def narrow(activation: Activation, x: Tensor) -> Tensor:
+    """Output of an input quantizer, computed in float32 and rounded to the type of x."""
+    return activation.narrowed(x, x.dtype) if x.dtype in DTYPES else activation(x)
+
+
+def compilable(activation: Activation) -> Callable[[Tensor], Tensor]:
+    """`narrow` of an input quantizer, so that torch.compile can trace it.
+
+    It is one registered operation if there is one, else the module.
+    """
     if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
         bits, symmetric, group_size = activation.bits, activation.symmetric, activation.group_size
-        return lambda x: torch.ops.qdit.fake_quantize_groups(x, group_size or x.shape[-1], bits, symmetric)
+        quantize = torch.ops.qdit.fake_quantize_groups
+        return lambda x: quantize(x, group_size or x.shape[-1], bits, symmetric, dtype=x.dtype)
     if type(activation) is StaticActivation and activation.per == "group":
         scale, zero_point, levels = activation.scale, activation.zero_point, activation.bits
-        return lambda x: torch.ops.qdit.fake_quantize_static(x, scale, zero_point, levels)
-    return activation
+        return lambda x: torch.ops.qdit.fake_quantize_static(x, scale, zero_point, levels, dtype=x.dtype)
+    return lambda x: in_float32(activation, x).to(x.dtype)
 
 
 def fill_transformer(
