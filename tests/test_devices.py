@@ -19,12 +19,14 @@ from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
 from qdit.quant.integer import IntegerLinear, prepare_integer
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.batch import Batches, sample_images
+from qdit.sampling import graphs
+from qdit.sampling.batch import Batches, sample_batch, sample_images
 from qdit.sampling.calibration import collect
 from qdit.sampling.clips import ClipDecoder, Prompted
 from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.images import Labels
 from qdit.sampling.protocol import Protocol
-from tests.pretended_gpu import OnGpu, pretended_gpu
+from tests.pretended_gpu import OnGpu, pretended_gpu, recorded
 from tests.small_latent_video import LATENT_VIDEO, random_vae
 from tests.small_models import TINY, calibration_set, random_dit
 from tests.small_video_models import random_stdit3, video_inputs
@@ -106,7 +108,9 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("method", "scope"), cases())
-def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, tmp_path: Path) -> None:
+def test_methods_and_sampling_stay_where_the_model_is(
+    method: str, scope: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Quantized there, saved, loaded and sampled there: the images are those of a model quantized here."""
     data = {kind: calibration_set(kind, samples=4, protocol=PROTOCOL) for kind in registry()[method].calibration}
     weight_bits, activation_bits = BITS.get(method, (8, 8))
@@ -128,6 +132,11 @@ def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, t
     with pretended_gpu() as gpu:
         model = prepare_inference(loaded.model.to(gpu))
         found, _ = sample_images(model, PROTOCOL, range(2), correction=loaded.correction)
+        monkeypatch.setattr(graphs, "recorded", recorded)
+        conditions = Labels(loaded.model.config.num_classes, PROTOCOL.seed).tensors(range(2))
+        options = {"correction": loaded.correction, "graphed": True}
+        replayed = sample_batch(model, PROTOCOL, conditions, range(2), **options)
+    assert torch.equal(replayed, found) and not caplog.records, "as one graph it has the same bits at every step"
     # Sums have another order there, so a code at the border of two may differ: few pixels move.
     assert torch.isfinite(found).all()
     assert ((found - expected).abs() > 0.05 + 0.05 * expected.abs()).float().mean() < 0.05

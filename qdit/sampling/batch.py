@@ -14,6 +14,7 @@ from qdit.models.stdit3 import STDiT3
 from qdit.sampling.families import family_of
 from qdit.sampling.family import Arrays, Conditions, Decoding
 from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.graphs import GraphedStep
 from qdit.sampling.images import Labels
 from qdit.sampling.noise import initial_noise, step_noise
 from qdit.sampling.precision import device_of
@@ -28,8 +29,12 @@ def sample_batch(
     samples: Sequence[int],
     *,
     correction: Correction | None = None,
+    graphed: bool = False,
 ) -> Tensor:
-    """Data (N, …) float32 on the CPU for these sample indices: latents or pixels, and a condition for each."""
+    """Data (N, …) float32 on the CPU for these sample indices: latents or pixels, and a condition for each.
+
+    With `graphed` a GPU replays the denoising step as one CUDA graph, with the same bits (`qdit.sampling.graphs`).
+    """
     family, device = family_of(model.config), device_of(model)
     shape = family.shape(model.config, family.require(protocol))
     noise = initial_noise(shape, protocol.seed, samples).to(device)
@@ -39,6 +44,7 @@ def sample_batch(
 
     with torch.inference_mode():
         predict = family.predictor(model, tuple(column.to(device) for column in conditions), protocol)
+        predict = GraphedStep(predict) if graphed else predict
         drawn = noise_of if family.require(protocol).ancestral else None
         steps = family.trajectory(predict, noise, protocol, step_noise=drawn, correction=correction)
         _, data = deque(steps, maxlen=1)[0]
@@ -75,11 +81,13 @@ class Batches:
     conditions: Conditions
     decoder: Decoding
     correction: Correction | None = None
+    graphed: bool = False
 
     def latents(self, samples: range) -> Tensor:
         """Outputs of the model for these samples, computed as one batch."""
         conditions = self.conditions.tensors(samples)
-        return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
+        options = {"correction": self.correction, "graphed": self.graphed}
+        return sample_batch(self.model, self.protocol, conditions, samples, **options)
 
     def columns(self, samples: range, count: int) -> Arrays:
         """Columns of a chunk file: the first `count` samples of the batch. Diverged if one is not finite."""
