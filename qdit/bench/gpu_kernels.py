@@ -18,7 +18,8 @@ from qdit.kernels.packing import PackedWeight
 from qdit.kernels.selftest import bound
 
 GROUPS = (32, 64, 96, 128, 192, 288)
-PROCESSES = 4
+PROCESSES = 8
+"""That check kernels at the same time: most of their time is compilation."""
 LARGEST_PART = 288
 """Larger groups that are whole rows have a kernel of their own."""
 CHANNEL = "token × channel"
@@ -79,14 +80,13 @@ def _checked(scale: Scale, sizes: tuple[int, ...]) -> dict[str, Any]:
 def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
     """Case → largest error of a grouped linear as a share of the bound."""
     width = size * (5 if size < 200 else 2)
-    shapes = [(4, 177, 257), (4, 48, 1)] + [(8, 130, 257), (6, 64, 257)] * (size in (32, 96, 128, 288))
-    if size > LARGEST_PART:  # one range for each token and channel
-        width, shapes = size, [*shapes, (8, 64, 257)]
-    for bits, outputs, rows in shapes:
+    widths = (width, size) if size > LARGEST_PART else (width,)  # also one range for each token and channel
+    outputs_at = {4: 177, 6: 64, 8: 130}
+    shapes = [(bits, outputs, 257, FLOATS, width) for width in widths for bits, outputs in outputs_at.items()]
+    shapes += [(bits, 48, 1, (dtype,), width) for bits, dtype in zip((4, 6, 8), FLOATS, strict=True)]
+    for bits, outputs, rows, dtypes, width in shapes:
         packed = random_packed(width, outputs, size, bits)
-        kinds = [(torch.float32, False)]
-        if (bits, rows) == (4, 257):
-            kinds += [(torch.float32, True), (torch.float16, False), (torch.bfloat16, False)]
+        kinds = [(dtype, False) for dtype in dtypes] + [(torch.float32, True)] * ((bits, rows) == (4, 257))
         for dtype, symmetric in kinds:
             x = (torch.randn(rows, width, generator=draw) * torch.randn(rows, 1, generator=draw).exp()).to(dtype)
             bias = torch.randn(outputs, generator=draw)
@@ -95,7 +95,8 @@ def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[s
             expected = reference.grouped_linear(x.float(), packed, bias, symmetric=symmetric)
             allowed = bound(x.float(), packed, bias, symmetric=symmetric) + _rounding(expected, dtype)
             share = (y.float() - expected).abs() / allowed
-            yield f"linear g{size} W{bits} {rows}x{outputs} {dtype} symmetric={symmetric}", float(share.max())
+            name = f"linear g{size} W{bits} {rows}x{width}x{outputs} {dtype} symmetric={symmetric}"
+            yield name, float(share.max())
 
 
 def _late(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
@@ -185,7 +186,8 @@ def _times(scale: Scale, rows: int, inputs: int, outputs: int) -> dict[str, Any]
         static = partial(dispatch.grouped_linear, narrow, packed, bias, static=(ranges, torch.full_like(ranges, 117)))
         times[f"{name} static"] = attempt(partial(milliseconds, scale, static))
         if scale.is_cuda:
-            times[f"{name} quantize"] = attempt(partial(_quantizing, scale, narrow, packed, size))
+            apart = attempt(partial(_apart, scale, narrow, packed, name))
+            times |= apart if isinstance(apart, dict) else {f"{name} quantize": apart}
     return times
 
 
@@ -226,11 +228,16 @@ def _after(kind: str, first: Callable[[], Tensor | LateInput], size: int) -> obj
     return dispatch.narrow_static(x, *ranges, 8, torch.float16)
 
 
-def _quantizing(scale: Scale, x: Tensor, packed: PackedWeight, size: int) -> float:
-    """Milliseconds of the quantizer of the input alone."""
+def _apart(scale: Scale, x: Tensor, packed: PackedWeight, name: str) -> dict[str, float]:
+    """Milliseconds of the quantizer of the input alone, and of the product of codes alone."""
+    from qdit.kernels.triton_linear import multiply
     from qdit.kernels.triton_quantize import quantize_rows
     from qdit.kernels.triton_weight import wide_weight
 
+    size = x.shape[-1] if name == CHANNEL else packed.group_size
     wide = wide_weight(packed, whole=size == x.shape[-1])
     options = {"shared": size, "size": wide.size, "padded": wide.padded, "symmetric": False, "static": None}
-    return milliseconds(scale, lambda: quantize_rows(x, 8, totals=wide.zeros is not None, **options))  # type: ignore[arg-type]
+    quantize = partial(quantize_rows, x, 8, totals=wide.zeros is not None, **options)  # type: ignore[arg-type]
+    y = torch.empty(len(x), packed.outputs, device=x.device, dtype=x.dtype)
+    product = partial(multiply, quantize(), wide, None, (None, None), y, size // wide.size)
+    return {f"{name} quantize": milliseconds(scale, quantize), f"{name} product": milliseconds(scale, product)}

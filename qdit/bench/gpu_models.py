@@ -16,8 +16,10 @@ from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.dit import DiT
 from qdit.quant.integer import prepare_integer
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.batch import sample_images
+from qdit.sampling.batch import sample_batch
 from qdit.sampling.calibration import collect
+from qdit.sampling.graphs import recorded
+from qdit.sampling.images import Labels
 from qdit.sampling.precision import in_dtype, round_linears
 from qdit.sampling.protocol import Protocol
 
@@ -92,29 +94,29 @@ def _forward(
 
 def _graphed(scale: Scale, call: Callable[[], Tensor], expected: Tensor) -> dict[str, Any]:
     """Milliseconds of the pass as one CUDA graph, and whether it has the bits of the pass itself."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
-        call()
-        scale.wait()
-        with torch.cuda.graph(graph, stream=stream):
-            result = call()
-    graph.replay()
+    replay, result = recorded(call)
+    replay()
     same = torch.equal(result, expected)
-    return {"ms as a graph": milliseconds(scale, graph.replay, 3, 1), "graph has the same bits": same}
+    return {"ms as a graph": milliseconds(scale, replay, 3, 1), "graph has the same bits": same}
 
 
 def sampling(scale: Scale) -> dict[str, Any]:
-    """Guided sampling of DiT-XL/2 in half precision: hours of 10,000 images in 100 steps."""
+    """Guided sampling of DiT-XL/2 in half precision: hours of 10,000 images in 100 steps; each step as a graph too."""
     config, images, steps, size = (TINY, 2, 2, 16) if scale.quick else (DiTConfig(), 50, 10, 128)
     source, protocol = random_on(scale, config), Protocol("ddim", steps, 1.5, 0, "float16")
 
-    def hours(mode: str) -> dict[str, float]:
-        call = partial(sample_images, in_half(scale, source, mode, size), protocol, range(images))
+    def hours(mode: str) -> dict[str, Any]:
+        labels = Labels(config.num_classes, protocol.seed).tensors(range(images))
+        call = partial(sample_batch, in_half(scale, source, mode, size), protocol, labels, range(images))
         wall(scale, call)
-        _, gibibytes = peak(scale, call)
+        result, gibibytes = peak(scale, call)
         seconds = wall(scale, call) / 1e3
         whole = seconds / images / steps * STEPS * IMAGES / 3600
-        return {"s": seconds, "GiB": gibibytes, "images/h": 3600 * images / (seconds / steps * STEPS), "hours": whole}
+        row = {"s": seconds, "GiB": gibibytes, "images/h": 3600 * images / (seconds / steps * STEPS), "hours": whole}
+        if scale.is_cuda:
+            same = torch.equal(call(graphed=True), result)
+            row |= {"s as graphs": wall(scale, partial(call, graphed=True)) / 1e3, "graphs have the same bits": same}
+        return row
 
     return {mode: attempt(partial(hours, mode)) for mode in MODES}
 

@@ -52,9 +52,6 @@ from qdit.cli.sampling import (
 )
 from qdit.core.errors import ConfigError
 
-if TYPE_CHECKING:
-    pass
-
 
 def calibrate(
     weights: Weights,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from qdit.core.affine import fake_quantize, group, group_extremes, minmax_asymmetric, minmax_symmetric, ungroup
 from qdit.core.errors import ConfigError
 from qdit.core.grouping import check_group_size
+from qdit.kernels import ops  # noqa: F401 - registers the operations of `traced`
 from qdit.kernels.dispatch import fake_quantize_groups, fake_quantize_static, narrow_groups, narrow_static
 from qdit.kernels.inputs import LateInput
 from qdit.kernels.late import values_of
@@ -69,9 +70,27 @@ def input_of_product(activation: Activation, x: Tensor | LateInput) -> Tensor:
     Under autocast on a GPU the product rounds its inputs to half precision. Then the quantizer writes half precision.
     """
     values = x if isinstance(x, Tensor) else x.x
-    if values.is_cuda and torch.is_autocast_enabled("cuda"):
-        return activation.narrowed(x, torch.get_autocast_dtype("cuda"))
+    half = torch.get_autocast_dtype("cuda") if values.is_cuda and torch.is_autocast_enabled("cuda") else None
+    if torch.compiler.is_compiling():
+        return traced(activation, values_of(x), half or torch.float32)
+    if half is not None:
+        return activation.narrowed(x, half)
     return in_float32(activation, x) if isinstance(x, Tensor) else activation.narrowed(x, torch.float32)
+
+
+def traced(activation: Activation, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Output of the quantizer, computed in float32 and rounded to `dtype`, so that torch.compile can trace it.
+
+    It is one registered operation if there is one, else the operations of the module.
+    """
+    if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
+        size = activation.group_size or x.shape[-1]
+        quantize = torch.ops.qdit.fake_quantize_groups
+        return quantize(x, size, activation.bits, activation.symmetric, dtype=dtype)  # type: ignore[no-any-return]
+    if type(activation) is StaticActivation and activation.per == "group":
+        static = torch.ops.qdit.fake_quantize_static
+        return static(x, activation.scale, activation.zero_point, activation.bits, dtype=dtype)  # type: ignore[no-any-return]
+    return in_float32(activation, x).to(dtype)
 
 
 @register_activation_kind("dynamic")

@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from qdit.core.devices import device_after
 from qdit.core.errors import CheckpointError, Unsupported
-from qdit.kernels import ops  # noqa: F401 - registers the operations that `compilable` names
 from qdit.models.config import DiffusersConfig
 from qdit.models.generic.network import DiffusersNetwork
-from qdit.quant.activation import Activation, DynamicActivation, StaticActivation, in_float32
+from qdit.quant.activation import Activation, traced
 from qdit.quant.checkpoint import fill
 from qdit.quant.folder import FORMAT, require_unedited
 from qdit.quant.packed import PackedConv, PackedLinear
@@ -44,7 +43,7 @@ class InAnyPrecision(QuantizedLinear):
         if self.activation is None:
             return x
         if torch.compiler.is_compiling():
-            return compilable(self.activation)(x)
+            return traced(self.activation, x, x.dtype)
         return narrow(self.activation, x)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -96,21 +95,6 @@ def diffusers_module(module: QuantizedSite) -> nn.Module:
 def narrow(activation: Activation, x: Tensor) -> Tensor:
     """Output of an input quantizer, computed in float32 and rounded to the type of x."""
     return activation.narrowed(x, x.dtype) if x.dtype in DTYPES else activation(x)
-
-
-def compilable(activation: Activation) -> Callable[[Tensor], Tensor]:
-    """`narrow` of an input quantizer, so that torch.compile can trace it.
-
-    It is one registered operation if there is one, else the module.
-    """
-    if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
-        bits, symmetric, group_size = activation.bits, activation.symmetric, activation.group_size
-        quantize = torch.ops.qdit.fake_quantize_groups
-        return lambda x: quantize(x, group_size or x.shape[-1], bits, symmetric, dtype=x.dtype)
-    if type(activation) is StaticActivation and activation.per == "group":
-        scale, zero_point, levels = activation.scale, activation.zero_point, activation.bits
-        return lambda x: torch.ops.qdit.fake_quantize_static(x, scale, zero_point, levels, dtype=x.dtype)
-    return lambda x: in_float32(activation, x).to(x.dtype)
 
 
 def fill_transformer(
