@@ -166,6 +166,26 @@ def test_what_comes_before_a_quantizer_compiles_with_it(capability):
     assert "sqrt.rn.f32" in code and "div.rn.f32" in code and "fma.rn.f32" not in code
 
 
+@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+def test_the_small_kernels_compile_for_every_generation(capability):
+    """What is not compiled for all of them above: statistics, LayerNorm, GELU, and the simulated quantizers alone."""
+    sizes = OF_INPUTS | dict.fromkeys(("count", "size"), "i32") | {"epsilon": "fp32"}
+    dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": True, "EXACT": True, "BEFORE": 0, "BLOCK": 32}
+    before = {"WIDE": 1024, "BLOCK": 4}
+    for kernel, constants, types in (
+        (triton_inputs.statistics_kernel, {"WIDE": 2048, "BLOCK": 2}, {"x": "*fp32"}),
+        (triton_inputs.inputs_kernel, before | {"BEFORE": triton_inputs.NORM}, {"x": "*fp32", "y": "*fp32"}),
+        (triton_inputs.inputs_kernel, before | {"BEFORE": triton_inputs.GELU}, {"x": "*bf16", "y": "*bf16"}),
+        (triton_fake.fake_groups_kernel, dynamic, {"x": "*bf16", "y": "*bf16"}),
+        (triton_fake.fake_static_kernel, {"EXACT": True, "BEFORE": 0, "BLOCK": 1024}, {"x": "*bf16", "y": "*bf16"}),
+    ):
+        binary = compiled_for(capability, kernel, constants, sizes | types)
+        code = binary.asm["ptx"]
+        assert binary.asm["cubin"] and not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
+        norm = kernel is triton_inputs.inputs_kernel and constants["BEFORE"] == triton_inputs.NORM
+        assert norm or "div.rn.f32" in code, "the LayerNorm divides in the kernel of its statistics"
+
+
 def test_kernels_are_right_in_the_interpreter(repository, tmp_path):
     # The kernels' tensors are small: threads of torch would only wait for each other.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "1", "TRITON_CACHE_DIR": str(tmp_path)}
