@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qdit.bench.gpu_clock import Scale, attempt, milliseconds, wall
+from qdit.bench.gpu_goals import CHANNEL
 from qdit.bench.layers import DIT_XL_LINEARS, random_packed
 from qdit.kernels import dispatch, reference
 from qdit.kernels.inputs import GeluInput, LateInput, ModulatedInput
@@ -22,7 +23,6 @@ PROCESSES = 8
 """That check kernels at the same time: most of their time is compilation."""
 LARGEST_PART = 288
 """Larger groups that are whole rows have a kernel of their own."""
-CHANNEL = "token × channel"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 
-from qdit.bench import forced, gpu, parts, rivals, small
+from qdit.bench import forced, gpu_goals, parts, rivals, small
 from qdit.bench.goals import Goal, Judged
 from qdit.bench.layers import DIT_XL_LINEARS, GROUP_SIZES, Operands, operands, random_packed
 from qdit.bench.record import ending, heading, judged_of, load, record, single_thread, verdicts
@@ -256,7 +256,7 @@ def _judge_avx2(forced: Mapping[str, Any]) -> Iterable[Judged]:
 
 
 def _judge_gpu() -> Iterable[Judged]:
-    for size, must in gpu.LINEAR_GOALS.items():
+    for size, must in gpu_goals.LINEAR_GOALS.items():
         goal = Goal(f"W4A8 linear g{size} on a GPU, times as fast as cuBLAS bf16", must)
         yield Judged.without(goal, "not measured", "needs a GPU; there run `qdit bench gpu`")
 

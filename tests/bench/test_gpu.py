@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.bench import gpu, gpu_pack
+from qdit.bench import gpu, gpu_goals, gpu_pack
 from qdit.bench.gpu_clock import Scale
 from qdit.bench.gpu_models import UNFUSED
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
@@ -81,6 +81,8 @@ def test_goals_are_met_missed_or_not_measured() -> None:
     assert verdicts[:3] == ["met", "missed", "not measured"]
     assert verdicts[3:9] == ["met", "missed", "met", "not measured", "not measured", "met"]
     assert verdicts[9:] == ["met", "missed", "met", "met", "not measured"]
+    assert tuple(judged.goal for judged in gpu.judge({}, Hopper("cuda"))) == gpu_goals.GOALS
+    assert set(gpu_goals.HOURS) == {PLAIN, SIMULATED} and set(gpu_goals.FORWARDS) == {UNFUSED[SIMULATED], SIMULATED}
     elsewhere = [judged.verdict for judged in gpu.judge(measured, QUICK)]
     assert elsewhere[:3] == verdicts[:3] and set(elsewhere[3:]) == {"not applicable", "not measured"}
 

@@ -7,9 +7,8 @@ import pytest
 pytest.importorskip("triton", reason="the package triton is for Linux only")
 
 from qdit.bench import gpu_bounds, gpu_code
-from qdit.bench.gpu import CHANNEL_GOAL, LINEAR_GOALS
 from qdit.bench.gpu_code import Loop, loop_of
-from qdit.bench.gpu_kernels import CHANNEL
+from qdit.bench.gpu_goals import CHANNEL, CHANNEL_GOAL, LINEAR_GOALS
 
 INSTRUCTIONS = [
     (0x00, "MOV R1, c[0x0][0x28]"),
