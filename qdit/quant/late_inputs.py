@@ -11,7 +11,6 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from qdit.kernels.dense import DenseLinear
 from qdit.kernels.late import LateGelu, late_norm, late_or_fused_norm
 from qdit.models import stdit3
 from qdit.models.dit import DiTBlock, FinalLayer, Mlp, ModulatedLayerNorm
@@ -24,10 +23,10 @@ def defer(model: M) -> M:
     for norm in norms_before_quantizers(model):
         norm.fused = cast(Any, late_or_fused_norm)
     for module in mlps(model):
-        first: Any = module.fc1
-        first.late = True
-        if isinstance(first.dense if hasattr(first, "dense") else None, DenseLinear):
-            first.dense.late = True
+        first: Any = module.fc1  # its own GELU comes after a branch; that of its dense linear is a part of the product
+        for linear in (first, getattr(first, "dense", None)):
+            if linear is not None:
+                linear.late = True
     return model
 
 
