@@ -167,9 +167,14 @@ class QuantizedConv(QuantizedLinear):
 
 
 class QuantizedOperand(nn.Module):
-    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d)."""
+    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d).
+
+    With `narrow` no step comes between the quantizer and the product (k, softmax output and v). Then a quantizer under
+    autocast on a GPU writes half precision, as that of a linear does.
+    """
 
     weight_bits = 16
+    narrow = False
 
     def __init__(self, activation: Activation) -> None:
         super().__init__()
@@ -180,7 +185,7 @@ class QuantizedOperand(nn.Module):
         return {"kind": "operand", "weight_bits": 16, "groups": None, "activation": self.activation.spec()}
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_float32(self.activation, x)
+        return input_of_product(self.activation, x) if self.narrow else in_float32(self.activation, x)
 
 
 class FoldedLayerNorm(ModulatedLayerNorm):
@@ -328,6 +333,8 @@ def prepare_inference(model: M, *, late: bool = True) -> M:
             module.fused = modulated_norm
         if isinstance(module, Attention):
             module.fused = attention
+        if isinstance(module, QuantizedOperand):
+            module.narrow = name.rpartition(".")[2] in ("k", "p", "v")
         if isinstance(module, Mlp) and takes_gelu(module.fc1):
             module.act = nn.Identity()
             fused.add(f"{name}.fc1")
