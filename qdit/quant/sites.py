@@ -23,7 +23,7 @@ from qdit.models.roles import Site, replace
 from qdit.quant.activation import Activation, in_float32, input_of_product
 from qdit.quant.compact import stored_bytes
 from qdit.quant.late_inputs import defer
-from qdit.quant.low_rank import LowRank, low_rank
+from qdit.quant.low_rank import LowRank, low_rank, residual
 from qdit.quant.transforms import Chain, Transform
 from qdit.quant.weight_kinds import UNIFORM, StoredWeight
 
@@ -262,17 +262,6 @@ def quantize_site(
             weight=new_weight, bias=bias, activation=activation, transform=transform, low_rank=branch
         )
         replace(model, site, linear.train(old.training))
-
-
-def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
-    """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
-    if not isinstance(weight, Tensor):
-        raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
-    whole = weight.detach().double() if old is None else weight.detach().double() + old.product().double()
-    if new.product().shape != whole.shape:
-        shapes = f"{tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
-        raise ConfigError(f"{site.name}: a branch of shape {shapes}")
-    return (whole - new.product().double()).to(weight.dtype)
 
 
 def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence[Transform]) -> None:
