@@ -1,7 +1,8 @@
 """Time and memory of calls on a device; on a GPU by its own clock, with launches that overlap."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,16 @@ def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
     result = call()
     scale.wait()
     return result, (torch.cuda.max_memory_allocated() / 2**30 if scale.is_cuda else 0.0)
+
+
+@contextmanager
+def fills() -> Iterator[None]:
+    """Context manager: inside it torch fills new memory with NaN, as it does by default with deterministic algorithms."""
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def attempt(call: Callable[[], Any]) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdit.bench.gpu_clock import Scale, attempt, milliseconds, peak, wall
+from qdit.bench.gpu_clock import Scale, attempt, fills, milliseconds, peak, wall
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED, quantized
 from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig, STDiT3Config
@@ -82,11 +82,8 @@ def _forward(
         outputs[mode], gibibytes = peak(scale, call)
         row: dict[str, Any] = {"ms": milliseconds(scale, call, 3, 1), "GiB": gibibytes}
         if scale.is_cuda:
-            torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-            try:
+            with fills():
                 row["ms with fills"] = milliseconds(scale, call, 3, 1)
-            finally:
-                torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             graphed = attempt(partial(_graphed, scale, call, outputs[mode]))
             row |= graphed if isinstance(graphed, dict) else {"graph": graphed}
     return row
@@ -116,6 +113,8 @@ def sampling(scale: Scale) -> dict[str, Any]:
         if scale.is_cuda:
             same = torch.equal(call(graphed=True), result)
             row |= {"s as graphs": wall(scale, partial(call, graphed=True)) / 1e3, "graphs have the same bits": same}
+            with fills():
+                row["s with fills"] = wall(scale, call) / 1e3
         return row
 
     return {mode: attempt(partial(hours, mode)) for mode in MODES}

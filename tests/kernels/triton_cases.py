@@ -364,9 +364,12 @@ IN_TWO_PASSES = {
 }
 
 
-@pytest.mark.parametrize("kind", [*IN_ONE_PASS, *IN_TWO_PASSES])
-@pytest.mark.parametrize("prepare", [prepare_inference, defer_unprepared], ids=["prepared", "for diffusers"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+BLOCKS = [(kind, prepare_inference, torch.float16) for kind in (*IN_ONE_PASS, *IN_TWO_PASSES)]
+BLOCKS += [(kind, defer_unprepared, torch.float32) for kind in IN_ONE_PASS]  # as in diffusers
+BLOCKS += [("groups", prepare_inference, torch.float32)]
+
+
+@pytest.mark.parametrize(("kind", "prepare", "dtype"), BLOCKS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_simulated_blocks_have_the_bits_of_two_passes(on_triton, monkeypatch, kind, prepare, dtype):
     """LayerNorm and GELU in the pass of the quantizer, where its kind has one; under autocast and without it."""
     activation, transform = {**IN_ONE_PASS, **IN_TWO_PASSES}[kind]
