@@ -77,7 +77,7 @@ def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
 
 @contextmanager
 def fills() -> Iterator[None]:
-    """Context manager: inside it torch fills new memory with NaN, as it does by default with deterministic algorithms."""
+    """Context manager: inside it torch fills new memory with NaN, its default with deterministic algorithms."""
     torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
     try:
         yield
