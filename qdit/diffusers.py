@@ -185,8 +185,7 @@ class QditQuantizer(DiffusersQuantizer):
         if self.is_generic:
             self.put_layers(model)
             return
-        network = restore(self.checkpoint, self.tensors)
-        self.tensors = {}
+        network, self.tensors = restore(self.checkpoint, self.tensors), {}
         require_same_shape(model.config, network.config)
         take(model, network.to(self.device))
 

@@ -82,6 +82,7 @@ def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[s
     width = size * (5 if size < 200 else 2)
     widths = (width, size) if size > LARGEST_PART else (width,)  # also one range for each token and channel
     outputs_at = {4: 177, 6: 64, 8: 130}
+    shapes: list[tuple[int, int, int, tuple[torch.dtype, ...], int]]
     shapes = [(bits, outputs, 257, FLOATS, width) for width in widths for bits, outputs in outputs_at.items()]
     shapes += [(bits, 48, 1, (dtype,), width) for bits, dtype in zip((4, 6, 8), FLOATS, strict=True)]
     for bits, outputs, rows, dtypes, width in shapes:

@@ -86,10 +86,10 @@ def traced(activation: Activation, x: Tensor, dtype: torch.dtype) -> Tensor:
     if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
         size = activation.group_size or x.shape[-1]
         quantize = torch.ops.qdit.fake_quantize_groups
-        return quantize(x, size, activation.bits, activation.symmetric, dtype=dtype)  # type: ignore[no-any-return]
+        return quantize(x, size, activation.bits, activation.symmetric, dtype=dtype)
     if type(activation) is StaticActivation and activation.per == "group":
         static = torch.ops.qdit.fake_quantize_static
-        return static(x, activation.scale, activation.zero_point, activation.bits, dtype=dtype)  # type: ignore[no-any-return]
+        return static(x, activation.scale, activation.zero_point, activation.bits, dtype=dtype)
     return in_float32(activation, x).to(dtype)
 
 

@@ -50,7 +50,7 @@ class InAnyPrecision(QuantizedLinear):
         """Weight and bias in the type of the input."""
         return self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         x = x if self.transform is None else self.transform(x.float()).to(x.dtype)
         y = F.linear(self.quantized_input(x), *self.weights(x))
         return y if self.low_rank is None else y + self.low_rank(x)
@@ -59,7 +59,7 @@ class InAnyPrecision(QuantizedLinear):
 class ConvInAnyPrecision(InAnyPrecision, QuantizedConv):
     """The same for a convolution whose patches do not overlap."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if set(self.kernel) == {1}:
             return InAnyPrecision.forward(self, x.movedim(1, -1)).movedim(-1, 1)
         weight, bias = self.weights(x)

@@ -86,8 +86,9 @@ class Batches:
     def latents(self, samples: range) -> Tensor:
         """Outputs of the model for these samples, computed as one batch."""
         conditions = self.conditions.tensors(samples)
-        options = {"correction": self.correction, "graphed": self.graphed}
-        return sample_batch(self.model, self.protocol, conditions, samples, **options)
+        return sample_batch(
+            self.model, self.protocol, conditions, samples, correction=self.correction, graphed=self.graphed
+        )
 
     def columns(self, samples: range, count: int) -> Arrays:
         """Columns of a chunk file: the first `count` samples of the batch. Diverged if one is not finite."""

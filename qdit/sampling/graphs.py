@@ -32,10 +32,10 @@ class GraphedStep:
         """Output of the step, in memory of its own."""
         if self.inputs is None:
             return self.first(x, timestep)
-        given = (x, timestep)
-        if self.replay is None or any(a.shape != b.shape for a, b in zip(self.inputs, given, strict=True)):
+        arguments = (x, timestep)
+        if self.replay is None or any(a.shape != b.shape for a, b in zip(self.inputs, arguments, strict=True)):
             return self.step(x, timestep)
-        for memory, values in zip(self.inputs, given, strict=True):
+        for memory, values in zip(self.inputs, arguments, strict=True):
             memory.copy_(values)
         self.replay()
         flags.check()
