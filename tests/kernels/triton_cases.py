@@ -306,9 +306,7 @@ def test_fused_quantizers_give_the_codes_of_two_passes(on_triton, dtype, size):
             given = torch.rand(groups) + 0.05, torch.randint(256, (groups,))
             fake, simple = (dispatch.narrow_static(x, *given, 8, narrow) for x in (late, rows))
             assert fake.shape == late.shape and fake.dtype == narrow
-            assert torch.equal(fake.nan_to_num(7), simple.nan_to_num(7)), (
-                "a row of large numbers becomes NaN in float16"
-            )
+            assert torch.equal(fake.nan_to_num(7), simple.nan_to_num(7)), "rows of large numbers are NaN in float16"
 
 
 def test_a_linear_takes_inputs_that_are_not_computed_yet(on_triton):
