@@ -54,6 +54,7 @@ from qdit.quant.diffusers_layers import (
 )
 from qdit.quant.folder import QUANTIZER, with_digest
 from qdit.quant.integer import integer_layers, prepare_integer
+from qdit.quant.late_inputs import defer_unprepared
 from qdit.quant.packed import keep_packed
 
 DESCRIBED = ("format", "model", "sites", "record")
@@ -184,8 +185,7 @@ class QditQuantizer(DiffusersQuantizer):
         if self.is_generic:
             self.put_layers(model)
             return
-        network = restore(self.checkpoint, self.tensors)
-        self.tensors = {}
+        network, self.tensors = restore(self.checkpoint, self.tensors), {}
         require_same_shape(model.config, network.config)
         take(model, network.to(self.device))
 
@@ -252,7 +252,7 @@ def require_same_shape(config: Mapping[str, Any], shape: DiTConfig) -> None:
 def take(model: Any, network: DiT) -> None:
     """Replace all layers of a DiTTransformer2DModel with `network`."""
     model.__class__ = QuantizedTransformer
-    model.network = network.requires_grad_(False)
+    model.network = defer_unprepared(network.requires_grad_(False))
 
 
 def pack(transformer: Any) -> Any:

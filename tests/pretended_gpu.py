@@ -124,6 +124,37 @@ class Pretending(TorchDispatchMode):
         return dispatch(function, arguments, options or {})
 
 
+def recorded(call: Any) -> tuple[Any, Tensor]:
+    """A CUDA graph of the device: (function that replays the call, its output). For `qdit.sampling.graphs.recorded`.
+
+    A replay computes the same operations on the same memory. What they were given as numbers, and what the CPU
+    computed, stays as it was. RuntimeError where a program would wait for a GPU, which a graph cannot.
+    """
+    log: list[tuple[Any, Any, Any, Any]] = []
+
+    def logged(function: Any, arguments: Any, options: Any) -> Any:
+        result = dispatch(function, arguments, options)
+        log.append((function, arguments, options, result))
+        return result
+
+    WAITS.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnGpu, "__torch_dispatch__", classmethod(lambda _, f, __, a=(), o=None: logged(f, a, o or {})))
+        patch.setattr(Pretending, "__torch_dispatch__", lambda _, f, __, a=(), o=None: logged(f, a, o or {}))
+        output = call()
+    if WAITS:
+        raise RuntimeError(f"operation not permitted when stream is capturing: {WAITS[0]}")
+
+    def replay() -> None:
+        for function, arguments, options, result in log:
+            again = dispatch(function, arguments, options)
+            for memory, values in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(memory, OnGpu):
+                    memory.inner.copy_(values.inner)
+
+    return replay, output
+
+
 def tensor(data: Any, *, make: Any = torch.tensor, device: Any = None, **options: Any) -> Tensor:
     """`torch.tensor` (or `as_tensor`), which makes empty tensors of the device itself."""
     made: Tensor = make(data, **options)

@@ -11,18 +11,24 @@ from torch import Tensor
 
 from qdit.methods.quantize import quantize_model
 from qdit.methods.registry import registry
+from qdit.mini.data.digits import load
+from qdit.mini.outliers import of_weights, snapshot_files
+from qdit.mini.training.dit import Trainer, TrainingConfig
+from qdit.mini.training.shipping import averaged_model
 from qdit.models.network import require_dit
 from qdit.quant.checkpoint import load_checkpoint, save_checkpoint
 from qdit.quant.integer import IntegerLinear, prepare_integer
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.batch import Batches, sample_images
+from qdit.sampling import graphs
+from qdit.sampling.batch import Batches, sample_batch, sample_images
 from qdit.sampling.calibration import collect
 from qdit.sampling.clips import ClipDecoder, Prompted
 from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.images import Labels
 from qdit.sampling.protocol import Protocol
-from tests.pretended_gpu import OnGpu, pretended_gpu
+from tests.pretended_gpu import OnGpu, pretended_gpu, recorded
 from tests.small_latent_video import LATENT_VIDEO, random_vae
-from tests.small_models import calibration_set, random_dit
+from tests.small_models import TINY, calibration_set, random_dit
 from tests.small_video_models import random_stdit3, video_inputs
 
 PROTOCOL = Protocol("ddpm", 4, 1.5, 0)
@@ -102,7 +108,9 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("method", "scope"), cases())
-def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, tmp_path: Path) -> None:
+def test_methods_and_sampling_stay_where_the_model_is(
+    method: str, scope: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """Quantized there, saved, loaded and sampled there: the images are those of a model quantized here."""
     data = {kind: calibration_set(kind, samples=4, protocol=PROTOCOL) for kind in registry()[method].calibration}
     weight_bits, activation_bits = BITS.get(method, (8, 8))
@@ -124,6 +132,11 @@ def test_methods_and_sampling_stay_where_the_model_is(method: str, scope: Any, t
     with pretended_gpu() as gpu:
         model = prepare_inference(loaded.model.to(gpu))
         found, _ = sample_images(model, PROTOCOL, range(2), correction=loaded.correction)
+        monkeypatch.setattr(graphs, "recorded", recorded)
+        conditions = Labels(loaded.model.config.num_classes, PROTOCOL.seed).tensors(range(2))
+        options = {"correction": loaded.correction, "graphed": True}
+        replayed = sample_batch(model, PROTOCOL, conditions, range(2), **options)
+    assert torch.equal(replayed, found) and not caplog.records, "as one graph it has the same bits at every step"
     # Sums have another order there, so a code at the border of two may differ: few pixels move.
     assert torch.isfinite(found).all()
     assert ((found - expected).abs() > 0.05 + 0.05 * expected.abs()).float().mean() < 0.05
@@ -196,3 +209,27 @@ def test_single_numbers_of_the_cpu_are_taken_where_cuda_takes_them() -> None:
         assert there.copy_(torch.ones(3)).cpu().tolist() == [1, 1, 1]
         there[torch.tensor([0])] = number
         assert there.cpu().tolist() == [2, 1, 1]
+
+
+def test_a_mini_model_is_trained_there_and_its_snapshots_are_studied(tmp_path: Path) -> None:
+    """`qdit train dit --device cuda`: losses, snapshots and a continued training as on the CPU, then their outliers."""
+    config = TrainingConfig(
+        iterations=8, stop_at=5, batch_size=8, warmup=2, checkpoint_every=2, snapshot_every=3, bfloat16=True
+    )
+    data = load("train")
+    here = Trainer(TINY, config, tmp_path / "here")
+    here.run(data)
+    with pretended_gpu() as gpu:
+        Trainer(TINY, config, tmp_path / "there", str(gpu)).run(data, until=3)
+        there = Trainer(TINY, config, tmp_path / "there", str(gpu))
+        assert there.iteration == 3
+        assert {tensor.device for tensor in (*there.parameters.values(), *there.average.values())} == {gpu}
+        there.run(data)
+    for name, mean in here.average.items():
+        torch.testing.assert_close(there.average[name].cpu(), mean, rtol=1e-2, atol=1e-2)
+    assert [path.stem for path in snapshot_files(tmp_path / "there" / "snapshots")] == [
+        *("000001", "000002", "000003", "000004")
+    ]
+    studied = [of_weights(averaged_model(path)[0]) for path in snapshot_files(tmp_path / "there" / "snapshots")]
+    assert [sorted(roles) for roles in studied] == [["attn_out", "fc1", "fc2", "qkv"]] * 4
+    assert studied[0] != studied[-1]

@@ -143,6 +143,7 @@ TRITON_KERNELS = {
     "channel_kernel",
     "inputs_kernel",
     "fake_groups_kernel",
+    "fake_static_kernel",
     "entered",
 }
 """Triton passes each pointer, stride and constant of a kernel as a parameter of its own."""

@@ -10,11 +10,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from qdit.bench import gpu_kernels, gpu_methods, gpu_models
+from qdit.bench import gpu_goals, gpu_kernels, gpu_methods, gpu_models
 from qdit.bench.goals import Goal, Judged
 from qdit.bench.gpu_clock import Scale
-from qdit.bench.gpu_kernels import CHANNEL
-from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
+from qdit.bench.modes import INTEGER
 from qdit.bench.record import ending, heading, judged_of, load, record, verdicts
 from qdit.core.devices import torch_device
 from qdit.core.errors import ConfigError
@@ -35,10 +34,6 @@ SECTIONS: dict[str, Callable[[Scale], dict[str, Any]]] = {
 }
 """Name → section, in the order in which they run."""
 
-LINEAR_GOALS = {32: 0.35, 64: 0.70, 128: 1.10, 192: 1.30, 288: 1.30}
-"""Group size → required speed relative to cuBLAS in bfloat16, W4A8, ≥ 8192 rows, quantization included."""
-CHANNEL_GOAL = 1.7
-"""The same for one range for each token and one scale for each output."""
 APART = 0.05
 """Largest allowed relative distance of a method's images on device and CPU: codes at a border may differ."""
 JUDGED_CARDS = ("H100", "H200")
@@ -114,35 +109,27 @@ def correctness(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]
     """Goals that hold on every device, with their values: number of wrong kernel cases, and difference to the CPU."""
     kernels, methods, pipeline = (measured.get(name, {}) for name in ("correct", "methods", "pipeline"))
     wrong = None if "wrong" not in kernels else float(len(kernels["wrong"]))
-    yield Goal("kernels that differ from the reference", 0, at_most=True), wrong
+    yield gpu_goals.WRONG_KERNELS, wrong
     distances = [entry[0] for entry in methods.values() if isinstance(entry, list)]
     bad = [entry for entry in distances if not isinstance(entry, float) or entry > APART]
-    yield (
-        Goal("methods and scopes that fail or give other images", 0, at_most=True),
-        float(len(bad)) if distances else None,
-    )
-    mean = pipeline.get("mean")
-    yield Goal("pipeline: mean difference of a pixel to the CPU (0 … 255)", 1.0, at_most=True), mean
+    yield gpu_goals.WRONG_METHODS, float(len(bad)) if distances else None
+    yield gpu_goals.PIXEL, pipeline.get("mean")
 
 
 def speeds(measured: dict[str, Any]) -> Iterator[tuple[Goal, float | None]]:
     """Goals of speed, with their values and verdicts."""
     shapes = [times for name, times in measured.get("speed", {}).items() if isinstance(times, dict)]
-    for name, must in {**{f"g{size}": must for size, must in LINEAR_GOALS.items()}, CHANNEL: CHANNEL_GOAL}.items():
+    for name, goal in gpu_goals.LINEARS.items():
         pairs = [(times.get("bfloat16"), times.get(name)) for times in shapes]
         ratios = [rival / ours for rival, ours in pairs if isinstance(rival, float) and isinstance(ours, float)]
-        value = geometric_mean(ratios) if ratios and len(ratios) == len(pairs) else None
-        yield Goal(f"W4A8 linear {name}, times as fast as cuBLAS bf16", must), value
+        yield goal, geometric_mean(ratios) if ratios and len(ratios) == len(pairs) else None
     forward = measured.get("models", {})
-    yield (
-        Goal("simulated DiT-XL/2 forward, times half precision", 1.10, 1.03, at_most=True),
-        _number(forward, SIMULATED, "times full precision"),
-    )
+    for mode, goal in gpu_goals.FORWARDS.items():
+        yield goal, _number(forward, mode, "times full precision")
     integer = _number(forward, INTEGER, "times full precision")
-    yield Goal("integer forward g128, times as fast as half precision", 1.3), 1 / integer if integer else None
-    for mode in (PLAIN, SIMULATED):
-        hours = _number(measured.get("sampling", {}), mode, "hours")
-        yield Goal(f"hours of 10,000 images, 100 guided steps: {mode}", 0.45, at_most=True), hours
+    yield gpu_goals.INTEGER_FORWARD, 1 / integer if integer else None
+    for mode, goal in gpu_goals.HOURS.items():
+        yield goal, _number(measured.get("sampling", {}), mode, "hours")
 
 
 def _number(section: dict[str, Any], name: str, key: str) -> float | None:

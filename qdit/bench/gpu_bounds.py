@@ -10,8 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from qdit.bench.goals import Goal, Judged
-from qdit.bench.gpu import CHANNEL_GOAL, LINEAR_GOALS
-from qdit.bench.gpu_kernels import CHANNEL
+from qdit.bench.gpu_goals import CHANNEL, CHANNEL_GOAL, LINEAR_GOALS
 from qdit.bench.record import ending, heading, judged_of, load, record, verdicts
 from qdit.core.errors import ConfigError
 

@@ -4,7 +4,8 @@ A GPU times a series of calls by its own clock. The calls are launched without w
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +79,16 @@ def peak(scale: Scale, call: Callable[[], Any]) -> tuple[Any, float]:
     result = call()
     scale.wait()
     return result, (torch.cuda.max_memory_allocated() / 2**30 if scale.is_cuda else 0.0)
+
+
+@contextmanager
+def fills() -> Iterator[None]:
+    """Context manager: inside it torch fills new memory with NaN, its default with deterministic algorithms."""
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def attempt(call: Callable[[], Any]) -> Any:

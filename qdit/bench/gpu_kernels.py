@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qdit.bench.gpu_clock import Scale, attempt, milliseconds, wall
+from qdit.bench.gpu_goals import CHANNEL
 from qdit.bench.layers import DIT_XL_LINEARS, random_packed
 from qdit.kernels import dispatch, reference
 from qdit.kernels.inputs import GeluInput, LateInput, ModulatedInput
@@ -18,10 +19,10 @@ from qdit.kernels.packing import PackedWeight
 from qdit.kernels.selftest import bound
 
 GROUPS = (32, 64, 96, 128, 192, 288)
-PROCESSES = 4
+PROCESSES = 8
+"""That check kernels at the same time: most of their time is compilation."""
 LARGEST_PART = 288
 """Larger groups that are whole rows have a kernel of their own."""
-CHANNEL = "token × channel"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -82,14 +83,14 @@ def _checked(scale: Scale, sizes: tuple[int, ...]) -> dict[str, Any]:
 def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
     """Case → largest error of a grouped linear as a share of the bound."""
     width = size * (5 if size < 200 else 2)
-    shapes = [(4, 177, 257), (4, 48, 1)] + [(8, 130, 257), (6, 64, 257)] * (size in (32, 96, 128, 288))
-    if size > LARGEST_PART:  # one range for each token and channel
-        width, shapes = size, [*shapes, (8, 64, 257)]
-    for bits, outputs, rows in shapes:
+    widths = (width, size) if size > LARGEST_PART else (width,)  # also one range for each token and channel
+    outputs_at = {4: 177, 6: 64, 8: 130}
+    shapes: list[tuple[int, int, int, tuple[torch.dtype, ...], int]]
+    shapes = [(bits, outputs, 257, FLOATS, width) for width in widths for bits, outputs in outputs_at.items()]
+    shapes += [(bits, 48, 1, (dtype,), width) for bits, dtype in zip((4, 6, 8), FLOATS, strict=True)]
+    for bits, outputs, rows, dtypes, width in shapes:
         packed = random_packed(width, outputs, size, bits)
-        kinds = [(torch.float32, False)]
-        if (bits, rows) == (4, 257):
-            kinds += [(torch.float32, True), (torch.float16, False), (torch.bfloat16, False)]
+        kinds = [(dtype, False) for dtype in dtypes] + [(torch.float32, True)] * ((bits, rows) == (4, 257))
         for dtype, symmetric in kinds:
             x = (torch.randn(rows, width, generator=draw) * torch.randn(rows, 1, generator=draw).exp()).to(dtype)
             bias = torch.randn(outputs, generator=draw)
@@ -98,7 +99,8 @@ def _linears(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[s
             expected = reference.grouped_linear(x.float(), packed, bias, symmetric=symmetric)
             allowed = bound(x.float(), packed, bias, symmetric=symmetric) + _rounding(expected, dtype)
             share = (y.float() - expected).abs() / allowed
-            yield f"linear g{size} W{bits} {rows}x{outputs} {dtype} symmetric={symmetric}", float(share.max())
+            name = f"linear g{size} W{bits} {rows}x{width}x{outputs} {dtype} symmetric={symmetric}"
+            yield name, float(share.max())
 
 
 def _late(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str, float]]:
@@ -112,6 +114,19 @@ def _late(scale: Scale, size: int, draw: torch.Generator) -> Iterator[tuple[str,
             same = torch.equal(dispatch.grouped_linear(late, packed), two)
             near = torch.allclose(dispatch.computed(late).float(), late.computed().float(), rtol=0.02, atol=0.02)
             yield f"{type(late).__name__} g{size} {dtype}", 0.0 if same and near else float("inf")
+            for name, simulate in _simulations(scale, size).items():
+                same = torch.equal(simulate(late), simulate(dispatch.computed(late)))
+                yield f"{name} simulation of a {type(late).__name__} g{size} {dtype}", 0.0 if same else float("inf")
+
+
+def _simulations(scale: Scale, size: int) -> dict[str, Callable[[Tensor | LateInput], Tensor]]:
+    """The input quantizers of the simulated mode in half precision, for two groups of this size."""
+    scales = torch.tensor([0.02, 0.03], device=scale.device)
+    zero_points, half = torch.tensor([120, 3], device=scale.device), torch.float16
+    return {
+        "dynamic": lambda x: dispatch.narrow_groups(x, size, 8, half, symmetric=False),
+        "static": lambda x: dispatch.narrow_static(x, scales, zero_points, 8, half),
+    }
 
 
 def _rounding(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | float:
@@ -175,7 +190,8 @@ def _times(scale: Scale, rows: int, inputs: int, outputs: int) -> dict[str, Any]
         static = partial(dispatch.grouped_linear, narrow, packed, bias, static=(ranges, torch.full_like(ranges, 117)))
         times[f"{name} static"] = attempt(partial(milliseconds, scale, static))
         if scale.is_cuda:
-            times[f"{name} quantize"] = attempt(partial(_quantizing, scale, narrow, packed, size))
+            apart = attempt(partial(_apart, scale, narrow, packed, name))
+            times |= apart if isinstance(apart, dict) else {f"{name} quantize": apart}
     return times
 
 
@@ -199,7 +215,7 @@ def inputs(scale: Scale) -> dict[str, Any]:
         }
         measured[type(late).__name__] = {
             f"{way}, {kind}": attempt(partial(milliseconds, scale, partial(_after, kind, first, size)))
-            for kind in ("codes", "half")
+            for kind in ("codes", "half", "half, static")
             for way, first in ways.items()
         }
     return measured
@@ -207,16 +223,26 @@ def inputs(scale: Scale) -> dict[str, Any]:
 
 def _after(kind: str, first: Callable[[], Tensor | LateInput], size: int) -> object:
     """The codes, or the values in half precision, of what `first` gives."""
+    x = first()
     if kind == "half":
-        return dispatch.narrow_groups(first(), size, 8, torch.float16, symmetric=False)
-    return dispatch.quantized_rows(first(), size, 8)
+        return dispatch.narrow_groups(x, size, 8, torch.float16, symmetric=False)
+    if kind == "codes":
+        return dispatch.quantized_rows(x, size, 8)
+    device = (x if isinstance(x, Tensor) else x.x).device
+    ranges = torch.full((1,), 0.03, device=device), torch.full((1,), 117, device=device)
+    return dispatch.narrow_static(x, *ranges, 8, torch.float16)
 
 
-def _quantizing(scale: Scale, x: Tensor, packed: PackedWeight, size: int) -> float:
-    """Milliseconds of the quantizer of the input alone."""
+def _apart(scale: Scale, x: Tensor, packed: PackedWeight, name: str) -> dict[str, float]:
+    """Milliseconds of the quantizer of the input alone, and of the product of codes alone."""
+    from qdit.kernels.triton_linear import multiply
     from qdit.kernels.triton_quantize import quantize_rows
     from qdit.kernels.triton_weight import wide_weight
 
+    size = x.shape[-1] if name == CHANNEL else packed.group_size
     wide = wide_weight(packed, whole=size == x.shape[-1])
     options = {"shared": size, "size": wide.size, "padded": wide.padded, "symmetric": False, "static": None}
-    return milliseconds(scale, lambda: quantize_rows(x, 8, totals=wide.zeros is not None, **options))  # type: ignore[arg-type]
+    quantize = partial(quantize_rows, x, 8, totals=wide.zeros is not None, **options)  # type: ignore[arg-type]
+    y = torch.empty(len(x), packed.outputs, device=x.device, dtype=x.dtype)
+    product = partial(multiply, quantize(), wide, None, (None, None), y, size // wide.size)
+    return {f"{name} quantize": milliseconds(scale, quantize), f"{name} product": milliseconds(scale, product)}

@@ -1,5 +1,6 @@
 """Sections of `qdit bench gpu` about methods and commands: both devices, GPU and CPU, do the same work."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -77,7 +78,10 @@ def _apart(models: tuple[DiT, DiT], sets: dict[str, CalibrationSet], name: str, 
 
 
 def pipeline(scale: Scale) -> dict[str, Any]:
-    """Run `calibrate`, `quantize`, `sample` and `features` for the digits' DiT, on the device and on the CPU."""
+    """Run `calibrate` … `evaluate` for the digits' DiT, on the device and on the CPU.
+
+    The reference of `evaluate` is made of digits that scikit-learn holds. Without it the pipeline ends at `features`.
+    """
     measured: dict[str, Any] = {}
     images = []
     count, steps = ("8", "4") if scale.quick else ("64", "20")
@@ -94,6 +98,8 @@ def pipeline(scale: Scale) -> dict[str, Any]:
             images.append(np.concatenate(arrays).astype(int))
             listing = json.loads((samples / "shard-000.json").read_text(encoding="utf-8"))
             measured[f"backend, {label}"] = listing["backend"]
+            if (scores := Path(folder, label, "metrics.json")).is_file():
+                measured[f"FID, {label}"] = json.loads(scores.read_text(encoding="utf-8"))["metrics"]["fid"]
     distance = np.abs(images[0] - images[1])
     return measured | {
         "images": len(distance),
@@ -105,12 +111,15 @@ def pipeline(scale: Scale) -> dict[str, Any]:
 def commands(folder: Path, device: str, images: str, steps: str) -> list[list[str]]:
     """Command lines of the pipeline on one device, in order."""
     weights, common = str(ROOT / WEIGHTS), ["--steps", steps, "--device", device]
-    data, quantized, samples = (f"{folder}/{name}" for name in ("t.safetensors", "q", "s"))
+    data, quantized, samples, reference = (f"{folder}/{name}" for name in ("t.safetensors", "q", "s", "reference.npz"))
     quantize_flags = ["--method", "q-dit", "--bits", "w4a8", "--options", '{"group_size": 16}', "--device", device]
     chunk = str(min(32, int(images)))
+    scored = ["evaluate", samples, f"{folder}/metrics.json", "--checkpoint", quantized, "--reference-file", reference]
+    last = [["reference", reference], scored] if importlib.util.find_spec("sklearn") else []
     return [
         ["calibrate", weights, data, "--samples", images, *common],
         ["quantize", weights, quantized, "--calibration", f"trajectory={data}", *quantize_flags],
         ["sample", quantized, samples, "--images", images, "--chunk", chunk, "--cfg-scale", "1.5", *common],
         ["features", samples, "--device", device],
+        *last,
     ]

@@ -9,21 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdit.bench.gpu_clock import Scale, attempt, milliseconds, peak, wall
+from qdit.bench.gpu_clock import Scale, attempt, fills, milliseconds, peak, wall
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED, quantized
 from qdit.methods.quantize import quantize_model
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.dit import DiT
-from qdit.quant.integer import integer_layers, prepare_integer
+from qdit.quant.integer import prepare_integer
 from qdit.quant.sites import prepare_inference
-from qdit.sampling.batch import sample_images
+from qdit.sampling.batch import sample_batch
 from qdit.sampling.calibration import collect
+from qdit.sampling.graphs import recorded
+from qdit.sampling.images import Labels
 from qdit.sampling.precision import in_dtype, round_linears
 from qdit.sampling.protocol import Protocol
 
 MODES = (PLAIN, SIMULATED, INTEGER)
-UNFUSED = "integer, not fused"
-"""Integers whose LayerNorm and GELU are passes of their own."""
+UNFUSED = {SIMULATED: "simulated, not fused", INTEGER: "integer, not fused"}
+"""Mode → the same with LayerNorm and GELU as passes of their own, by torch."""
 TINY = DiTConfig(input_size=8, hidden_size=48, depth=2, num_heads=2)
 IMAGES, STEPS = 10_000, 100
 """Images and steps of a row of Table 2."""
@@ -46,9 +48,8 @@ def in_half(scale: Scale, source: DiT, mode: str, group_size: int) -> DiT:
     if mode == PLAIN:
         return prepare_inference(round_linears(deepcopy(source), "float16"))
     rounded = round_linears(quantized(source, group_size=group_size).to(scale.device), "float16")
-    if mode == UNFUSED:
-        return prepare_inference(integer_layers(rounded))
-    return prepare_integer(rounded) if mode == INTEGER else prepare_inference(rounded)
+    prepare = prepare_integer if mode in (INTEGER, UNFUSED[INTEGER]) else prepare_inference
+    return prepare(rounded, late=mode not in UNFUSED.values())
 
 
 def models(scale: Scale) -> dict[str, Any]:
@@ -64,10 +65,10 @@ def models(scale: Scale) -> dict[str, Any]:
     inputs = x, torch.full((batch,), 500, device=scale.device), torch.arange(batch, device=scale.device)
     measured: dict[str, Any] = {}
     outputs: dict[str, Tensor] = {}
-    for mode in (*MODES, UNFUSED):
+    for mode in (*MODES, *UNFUSED.values()):
         measured[mode] = attempt(partial(_forward, scale, source, mode, size, inputs, outputs))
     plain = measured[PLAIN]
-    for mode in (SIMULATED, INTEGER, UNFUSED):
+    for mode in (SIMULATED, INTEGER, *UNFUSED.values()):
         if isinstance(plain, dict) and isinstance(measured[mode], dict):
             measured[mode]["times full precision"] = measured[mode]["ms"] / plain["ms"]
     if {SIMULATED, INTEGER} <= outputs.keys():
@@ -84,11 +85,8 @@ def _forward(
         outputs[mode], gibibytes = peak(scale, call)
         row: dict[str, Any] = {"ms": milliseconds(scale, call, 3, 1), "GiB": gibibytes}
         if scale.is_cuda:
-            torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
-            try:
+            with fills():
                 row["ms with fills"] = milliseconds(scale, call, 3, 1)
-            finally:
-                torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
             graphed = attempt(partial(_graphed, scale, call, outputs[mode]))
             row |= graphed if isinstance(graphed, dict) else {"graph": graphed}
     return row
@@ -96,32 +94,34 @@ def _forward(
 
 def _graphed(scale: Scale, call: Callable[[], Tensor], expected: Tensor) -> dict[str, Any]:
     """Milliseconds of the pass as one CUDA graph, and whether it has the bits of the pass itself."""
-    stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-    with torch.cuda.stream(stream):
-        call()
-        scale.wait()
-        with torch.cuda.graph(graph, stream=stream):
-            result = call()
-    graph.replay()
+    replay, result = recorded(call)
+    replay()
     same = torch.equal(result, expected)
-    return {"ms as a graph": milliseconds(scale, graph.replay, 3, 1), "graph has the same bits": same}
+    return {"ms as a graph": milliseconds(scale, replay, 3, 1), "graph has the same bits": same}
 
 
 def sampling(scale: Scale) -> dict[str, Any]:
-    """Time guided sampling with DiT-XL/2 in half precision.
+    """Time guided sampling with DiT-XL/2 in half precision, with and without each step as a CUDA graph.
 
     Return the hours that 10,000 images in 100 steps would take.
     """
     config, images, steps, size = (TINY, 2, 2, 16) if scale.quick else (DiTConfig(), 50, 10, 128)
     source, protocol = random_on(scale, config), Protocol("ddim", steps, 1.5, 0, "float16")
 
-    def hours(mode: str) -> dict[str, float]:
-        call = partial(sample_images, in_half(scale, source, mode, size), protocol, range(images))
+    def hours(mode: str) -> dict[str, Any]:
+        labels = Labels(config.num_classes, protocol.seed).tensors(range(images))
+        call = partial(sample_batch, in_half(scale, source, mode, size), protocol, labels, range(images))
         wall(scale, call)
-        _, gibibytes = peak(scale, call)
+        result, gibibytes = peak(scale, call)
         seconds = wall(scale, call) / 1e3
         whole = seconds / images / steps * STEPS * IMAGES / 3600
-        return {"s": seconds, "GiB": gibibytes, "images/h": 3600 * images / (seconds / steps * STEPS), "hours": whole}
+        row = {"s": seconds, "GiB": gibibytes, "images/h": 3600 * images / (seconds / steps * STEPS), "hours": whole}
+        if scale.is_cuda:
+            same = torch.equal(call(graphed=True), result)
+            row |= {"s as graphs": wall(scale, partial(call, graphed=True)) / 1e3, "graphs have the same bits": same}
+            with fills():
+                row["s with fills"] = wall(scale, call) / 1e3
+        return row
 
     return {mode: attempt(partial(hours, mode)) for mode in MODES}
 

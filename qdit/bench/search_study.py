@@ -118,14 +118,15 @@ def run_study(
 def score_images(study: Study, kind: Kind, at: Measuring) -> float:
     """Work that a search does for the scores of layers before it starts, counted in sampled images.
 
-    It is the number of forward passes divided by those of one image. A backward pass counts as two forward passes. The
-    work to sample the calibration data is not counted.
+    It is the number of forward passes divided by those of one image. One forward pass serves all draws of signs.
+    Weights get no gradients, so the backward pass of a draw counts as one forward pass. The work to sample the
+    calibration data is not counted.
     """
     search = study.search(kind, 0)
     if not search.scored or study.calibration is None:
         return 0.0
     samples = len(load_calibration(study.calibration, at.local.swappable.source.config))
-    passes = samples * (3 * search.probes or 1)
+    passes = samples * (1 + search.probes)
     return passes / (study.job.protocol.steps * (1 if study.job.protocol.cfg_scale == 1 else 2))
 
 

@@ -44,6 +44,10 @@ Stated = Annotated[str | None, typer.Option(help=REPEATED)]
 StatedNumber = Annotated[float | None, typer.Option(help=REPEATED)]
 StatedCount = Annotated[int | None, typer.Option(help=REPEATED)]
 StatedVae = Annotated[Path | None, typer.Option(callback=shipped, help=REPEATED)]
+CudaGraph = Annotated[
+    bool | None,
+    typer.Option("--cuda-graph", help="Images, on a GPU: replay the denoising step as one graph; same bits."),
+]
 RecordFailure = Annotated[
     bool,
     typer.Option("--record-failure", help="If the method fails, write the reason as the result and exit with 0."),

@@ -1,6 +1,6 @@
 """Reading of the flags of sampling commands: the model's family, the protocol and the prompts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qdit.mini.vbench.suites import Prompt
     from qdit.sampling.flow_protocol import FlowProtocol
     from qdit.sampling.protocol import Protocol, Sampled
+    from qdit.sampling.run import SampleJob
 
 INSTRUMENTS = Path("weights/mini-vbench.safetensors")
 MODELS = {"dit": "an image model (DiT)", "stdit3": "a video model (STDiT3)"}
@@ -173,6 +174,26 @@ def family_of_weights(path: Path) -> str | None:
     if isinstance(header, dict) and header.get(FAMILY_KEY) in MODELS:
         return str(header[FAMILY_KEY])
     return "stdit3" if is_stdit3_state(dict.fromkeys(names)) else "dit"
+
+
+def sampler_of_mode(mode: str) -> "Callable[[SampleJob], object]":
+    """The function that samples in a mode; ConfigError for an unknown mode."""
+    if mode == "simulate":
+        from qdit.sampling.run import sample_checkpoint
+    elif mode == "integer":
+        from qdit.sampling.integer import sample_checkpoint
+    else:
+        raise ConfigError(f"--mode {mode!r}: allowed are simulate and integer")
+    return sample_checkpoint
+
+
+def on_gpu_only(cuda_graph: bool | None, device: str) -> bool:
+    """Whether --cuda-graph is set; ConfigError if the device is not a GPU."""
+    if cuda_graph and not device.startswith("cuda"):
+        raise ConfigError(
+            f"--cuda-graph with --device {device}: only GPUs have graphs; give --device cuda or leave it out"
+        )
+    return bool(cuda_graph)
 
 
 def prompts_of(suite: Path | None) -> "list[Prompt]":

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.core.devices import device_after
+from qdit.kernels.inputs import LateInput
+from qdit.kernels.late import gelu as gelu_of
 
 ROWS = 1024
 """Number of rows the packed layout is chosen for; any number works."""
@@ -34,12 +36,13 @@ def backend() -> str:
 class DenseLinear(nn.Module):
     """Linear for inference only: (…, in) → (…, out), float32. The weight is packed when the module is made.
 
-    With `gelu` the tanh-GELU is computed in the same pass.
+    With `gelu` the tanh-GELU is computed in the same pass. With `late` too, the next layer computes it where a kernel
+    does so (`qdit.kernels.late`).
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False, late: bool = False) -> None:
         super().__init__()
-        self.gelu = gelu
+        self.gelu, self.late = gelu, late
         self.packs = backend() == "onednn" and weight.device.type == "cpu" and weight.dtype == torch.float32
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS) if self.packs else weight
         self.bias = bias
@@ -56,9 +59,9 @@ class DenseLinear(nn.Module):
             self.bias = fn(self.bias)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | LateInput:
         if self.packs:
             after: tuple[str, list[float], str] = ("gelu", [], "tanh") if self.gelu else ("none", [], "")
             return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, *after)
         y = F.linear(x, self.weight, self.bias)
-        return F.gelu(y, approximate="tanh") if self.gelu else y
+        return gelu_of(y, late=self.late) if self.gelu else y

@@ -125,10 +125,10 @@ def fake_quantize_groups(
     size = x.shape[-1] if group_size is None else group_size
     fits = _groups_fit(x, size, bits)
     if fits and size <= LARGEST_GROUP and _on_triton(x):
-        from qdit.kernels import triton_quantize
+        from qdit.kernels import triton_fake
 
         with torch.cuda.device_of(x):
-            return triton_quantize.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric)
+            return triton_fake.fake_quantize_groups(x.contiguous(), size, bits, symmetric=symmetric)
     compiled_backend = _compiled_for(x) if fits else None
     if compiled_backend is not None:
         y = compiled.fake_quantize_groups(compiled_backend, x, size, bits, symmetric=symmetric, threads=threads)
@@ -142,10 +142,10 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
     check_bits(bits)
     check_static(x, scale, zero_point)
     if scale.ndim == 1 and scale.dtype in FLOATS and _on_triton(x, scale, zero_point):
-        from qdit.kernels import triton_quantize
+        from qdit.kernels import triton_fake
 
         with torch.cuda.device_of(x):
-            return triton_quantize.fake_quantize_static(x.contiguous(), scale, zero_point, bits)
+            return triton_fake.fake_quantize_static(x.contiguous(), scale, zero_point, bits)
     compiled_backend = _compiled_for(x, scale, zero_point) if scale.dtype == torch.float32 else None
     if compiled_backend is not None:
         y = compiled.fake_quantize_static(
@@ -168,24 +168,31 @@ def narrow_groups(
     x = x if isinstance(x, Tensor) or takes_late(x) else computed(x)
     values = x if isinstance(x, Tensor) else x.x
     if _groups_fit(values, size, bits) and size <= LARGEST_GROUP and _on_triton(values):
-        from qdit.kernels import triton_quantize
+        from qdit.kernels import triton_fake
 
         with torch.cuda.device_of(values):
             rows = x.contiguous() if isinstance(x, Tensor) else x
-            return triton_quantize.fake_quantize_groups(rows, size, bits, symmetric=symmetric, narrow=dtype)
+            return triton_fake.fake_quantize_groups(rows, size, bits, symmetric=symmetric, narrow=dtype)
     x = x if isinstance(x, Tensor) else computed(x)
     return fake_quantize_groups(x.float(), group_size, bits, symmetric=symmetric).to(dtype)
 
 
-def narrow_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """`fake_quantize_static` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass."""
-    check_bits(bits)
-    check_static(x, scale, zero_point)
-    if scale.ndim == 1 and scale.dtype == torch.float32 and _on_triton(x, scale, zero_point):
-        from qdit.kernels import triton_quantize
+def narrow_static(x: Tensor | LateInput, scale: Tensor, zero_point: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
+    """`fake_quantize_static` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
 
-        with torch.cuda.device_of(x):
-            return triton_quantize.fake_quantize_static(x.contiguous(), scale, zero_point, bits, narrow=dtype)
+    A `LateInput` is computed in the same pass.
+    """
+    x = x if isinstance(x, Tensor) or takes_late(x, scale, zero_point) else computed(x)
+    values = x if isinstance(x, Tensor) else x.x
+    check_bits(bits)
+    check_static(values, scale, zero_point)
+    if scale.ndim == 1 and scale.dtype == torch.float32 and _on_triton(values, scale, zero_point):
+        from qdit.kernels import triton_fake
+
+        with torch.cuda.device_of(values):
+            rows = x.contiguous() if isinstance(x, Tensor) else x
+            return triton_fake.fake_quantize_static(rows, scale, zero_point, bits, narrow=dtype)
+    x = x if isinstance(x, Tensor) else computed(x)
     return fake_quantize_static(x.float(), scale, zero_point, bits).to(dtype)
 
 

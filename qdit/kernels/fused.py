@@ -53,6 +53,8 @@ def attention(qkv: Tensor, heads: int) -> Tensor | None:
 def _library_for(x: Tensor, *others: Tensor) -> Backend | None:
     """The compiled backend if x is contiguous float32 on the CPU and no gradients are needed."""
     tensors = (x, *others)
+    if torch.compiler.is_compiling():  # torch's own operations fuse with their neighbours
+        return None
     if any(t.dtype != torch.float32 or t.device.type != "cpu" or t.numel() == 0 for t in tensors):
         return None
     if not x.is_contiguous() or (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):

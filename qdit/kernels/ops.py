@@ -26,11 +26,14 @@ DEFAULTS = (8, False, 1, None, None, None, (), (), None, None, None, 0)
 """Default values of the last arguments of `GROUPED_LINEAR`."""
 
 FAKE_QUANTIZE_GROUPS = (
-    "fake_quantize_groups(Tensor x, int group_size, int bits, bool symmetric=False, int threads=1) -> Tensor"
+    "fake_quantize_groups(Tensor x, int group_size, int bits, bool symmetric=False, int threads=1,"
+    " *, ScalarType? dtype=None) -> Tensor"
 )
 FAKE_QUANTIZE_STATIC = (
-    "fake_quantize_static(Tensor x, Tensor scale, Tensor zero_point, int bits, int threads=1) -> Tensor"
+    "fake_quantize_static(Tensor x, Tensor scale, Tensor zero_point, int bits, int threads=1,"
+    " *, ScalarType? dtype=None) -> Tensor"
 )
+"""With `dtype` both compute in float32 and round to that type: `narrow_groups` and `narrow_static`."""
 
 
 def _grouped_linear(x: Tensor, *arguments: Any) -> Tensor:
@@ -97,11 +100,25 @@ def grouped_linear(
     )
 
 
-def _fake_quantize_groups(x: Tensor, group_size: int, bits: int, symmetric: bool = False, threads: int = 1) -> Tensor:
+def _fake_quantize_groups(
+    x: Tensor,
+    group_size: int,
+    bits: int,
+    symmetric: bool = False,
+    threads: int = 1,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    if dtype is not None:
+        return dispatch.narrow_groups(x.contiguous(), group_size, bits, dtype, symmetric=symmetric)
     return dispatch.fake_quantize_groups(x.contiguous(), group_size, bits, symmetric=symmetric, threads=threads)
 
 
-def _fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, threads: int = 1) -> Tensor:
+def _fake_quantize_static(
+    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, threads: int = 1, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    if dtype is not None:
+        return dispatch.narrow_static(x.contiguous(), scale, zero_point, bits, dtype)
     return dispatch.fake_quantize_static(x.contiguous(), scale, zero_point, bits, threads=threads)
 
 
@@ -109,8 +126,8 @@ def _shape_of_linear(x: Tensor, *arguments: object, **options: object) -> Tensor
     return x.new_empty((*x.shape[:-1], cast(int, arguments[8])))
 
 
-def _shape_of_input(x: Tensor, *arguments: object, **options: object) -> Tensor:
-    return x.new_empty(x.shape)
+def _shape_of_input(x: Tensor, *arguments: object, dtype: torch.dtype | None = None) -> Tensor:
+    return x.new_empty(x.shape, dtype=dtype or x.dtype)
 
 
 for schema, function, shape in (

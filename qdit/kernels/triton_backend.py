@@ -2,8 +2,8 @@
 
 import importlib.util
 import logging
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -65,27 +65,28 @@ def _failure(device: str) -> str | None:
 
 def operations() -> "Operations":
     """The kernels for the self-test."""
-    from qdit.kernels import triton_linear, triton_quantize
+    from qdit.kernels import triton_fake, triton_linear, triton_quantize
     from qdit.kernels.selftest import Operations
 
     return Operations(
         grouped_linear=triton_linear.grouped_linear,
         quantize_groups=triton_quantize.quantize_groups,
-        fake_quantize_groups=triton_quantize.fake_quantize_groups,
-        fake_quantize_static=triton_quantize.fake_quantize_static,
+        fake_quantize_groups=triton_fake.fake_quantize_groups,
+        fake_quantize_static=triton_fake.fake_quantize_static,
     )
 
 
 def late_disagreement(device: str) -> str | None:
     """What is wrong about a LayerNorm or a GELU before a quantizer, or None.
 
-    It must be near torch's on the CPU, and its codes must be those of two passes.
+    It must be near torch's on the CPU, and its codes and simulated values must be those of two passes.
     """
-    from qdit.kernels import triton_inputs, triton_quantize
+    from qdit.kernels import triton_fake, triton_inputs, triton_quantize
     from qdit.kernels.inputs import GeluInput, ModulatedInput
 
     x, shift, scale = torch.randn(3, 2, 96, generator=torch.Generator().manual_seed(7)).mul(2).unbind()
-    tokens = torch.stack([x, shift, scale], dim=1)
+    tokens, ranges = torch.stack([x, shift, scale], dim=1), torch.tensor([[0.05], [90.0]], device=device)
+    half: dict[str, Any] = {"narrow": torch.float16}
     for late in (ModulatedInput(tokens, shift, scale), GeluInput(tokens)):
         moved = type(late)(*(tensor.to(device) for tensor in late.tensors()))
         rows = triton_inputs.computed(moved)
@@ -94,4 +95,10 @@ def late_disagreement(device: str) -> str | None:
         fused, apart = (triton_quantize.quantize_groups(values, 24, 8, symmetric=False) for values in (moved, rows))
         if not all(torch.equal(*pair) for pair in zip(fused, apart, strict=True)):
             return f"other codes of a {type(late).__name__}"
+        for simulate in (
+            partial(triton_fake.fake_quantize_groups, group_size=24, bits=8, symmetric=False, **half),
+            partial(triton_fake.fake_quantize_static, scale=ranges[0], zero_point=ranges[1], bits=8, **half),
+        ):
+            if not torch.equal(simulate(moved), simulate(rows)):
+                return f"another simulation of a {type(late).__name__}"
     return None

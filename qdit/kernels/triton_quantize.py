@@ -1,4 +1,4 @@
-"""Triton kernels that quantize activations: to codes for the grouped linear, or to values for the simulated mode.
+"""Triton kernels that quantize activations to codes for the grouped linear (`triton_fake` has those of the simulation).
 
 The codes equal those of the reference on CPUs. Therefore divisions are exact (`div_rn`; a plain `/` is approximate on
 GPUs) and rounding is half to even. Values of float16 and bfloat16 are rounded after every step, as in torch. NaN and
@@ -60,78 +60,6 @@ def codes_of(x, scale, zero, levels, TYPE: tl.constexpr):
     """clamp(round(x / scale) + zero), each step in TYPE."""
     quotient = rounded(stored(tl.div_rn(x, scale), TYPE))
     return clamped(stored(quotient + zero, TYPE), 0.0, levels)
-
-
-@triton.jit
-def fake_groups_kernel(
-    x,
-    y,
-    statistics,
-    shift,
-    factor,
-    groups,
-    width,
-    tokens,
-    shift_line,
-    factor_line,
-    levels,
-    SIZE: tl.constexpr,
-    WIDE: tl.constexpr,
-    SYMMETRIC: tl.constexpr,
-    EXACT: tl.constexpr,
-    BEFORE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """Quantize and dequantize `groups` consecutive groups of SIZE values. Each program computes BLOCK of them.
-
-    With EXACT all steps are in float32, whatever the types of x and y. Otherwise they are in the type of y. With BEFORE
-    the values of rows of `width` are changed first (`qdit.kernels.triton_inputs.entered`).
-    """
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    column = tl.arange(0, WIDE)
-    at = row[:, None] * SIZE + column[None, :]
-    mask = (row < groups)[:, None] & (column < SIZE)[None, :]
-    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    if BEFORE > 0:
-        value = entered(
-            value,
-            (row * SIZE // width)[:, None],
-            (row * SIZE % width).to(tl.int32)[:, None] + column[None, :],
-            mask,
-            statistics,
-            shift,
-            factor,
-            groups * SIZE // width,
-            tokens,
-            shift_line,
-            factor_line,
-            BEFORE,
-            x.dtype.element_ty,
-        )
-    OUT: tl.constexpr = y.dtype.element_ty
-    TYPE: tl.constexpr = tl.float32 if EXACT else OUT
-    scale, zero = ranges(value, mask, levels, SYMMETRIC, TYPE)
-    code = codes_of(value, tl.broadcast_to(scale[:, None], (BLOCK, WIDE)), zero[:, None], levels, TYPE)
-    tl.store(y + at, ((code - zero[:, None]) * scale[:, None]).to(OUT), mask=mask)
-
-
-@triton.jit
-def fake_static_kernel(x, y, scale, zero, count, width, size, levels, EXACT: tl.constexpr, BLOCK: tl.constexpr):
-    """Quantize and dequantize with given scale and zero.
-
-    Rows have `width` columns; each `size` columns share one pair. With EXACT all steps are in float32.
-    """
-    first = tl.program_id(0).to(tl.int64) * BLOCK
-    at = first + tl.arange(0, BLOCK)
-    mask = at < count
-    group = ((first % width).to(tl.int32) + tl.arange(0, BLOCK)) % width // size
-    OUT: tl.constexpr = y.dtype.element_ty
-    TYPE: tl.constexpr = tl.float32 if EXACT else OUT
-    value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    step = tl.load(scale + group, mask=mask, other=1.0).to(tl.float32)
-    offset = tl.load(zero + group, mask=mask, other=0.0).to(tl.float32)
-    code = codes_of(value, step, offset, levels, TYPE)
-    tl.store(y + at, (stored(code - offset, TYPE) * step).to(OUT), mask=mask)
 
 
 @triton.jit
@@ -266,7 +194,7 @@ def quantize_rows(
     scale, zero = (torch.empty((count, rows), dtype=torch.float32, device=x.device) for _ in range(2))
     sums = torch.empty((width // size, rows), dtype=torch.float32, device=x.device) if totals else None
     ranges_in = (scale, zero) if static is None else tuple(t.float().expand(count).contiguous() for t in static)
-    block = _block(wide, rows)
+    block = block_rows(wide, rows)
     codes_kernel[(triton.cdiv(rows, block), width // span)](
         *(x, *values, *ranges_in, *before[1:4], codes, scale, zero, scale if sums is None else sums),
         *(rows, width, codes.shape[1], *before[4:], float(2**bits - 1)),
@@ -303,47 +231,6 @@ def quantize_groups(
     )
 
 
-def fake_quantize_groups(
-    x: Tensor | LateInput, group_size: int, bits: int, *, symmetric: bool, narrow: torch.dtype | None = None
-) -> Tensor:
-    """Contiguous (…, d) → (…, d), in the type of x; with `narrow` computed in float32 and rounded to that type."""
-    shape = x.shape
-    x, before = (x, nothing_before(x)) if isinstance(x, Tensor) else before_of(x)
-    y = torch.empty(shape, dtype=narrow or x.dtype, device=x.device)
-    groups, wide = x.numel() // group_size, triton.next_power_of_2(group_size)
-    block = _block(wide, groups)
-    fake_groups_kernel[(triton.cdiv(groups, block),)](
-        *(x, y, *before[1:4], groups, shape[-1], *before[4:], float(2**bits - 1)),
-        SIZE=group_size,
-        WIDE=wide,
-        SYMMETRIC=symmetric,
-        EXACT=narrow is not None,
-        BEFORE=before.number,
-        BLOCK=block,
-        enable_fp_fusion=False,
-    )
-    return y
-
-
-def fake_quantize_static(
-    x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, narrow: torch.dtype | None = None
-) -> Tensor:
-    """Contiguous (…, d) → (…, d), in the type that torch gives x / scale; scale and zero_point are (groups,).
-
-    With `narrow` it is computed in float32 and rounded to that type.
-    """
-    y = torch.empty(x.shape, dtype=narrow or torch.result_type(x, scale), device=x.device)
-    width = x.shape[-1]
-    fake_static_kernel[(triton.cdiv(x.numel(), ELEMENTS // 4),)](
-        *(x, y, scale.contiguous(), zero_point.to(torch.float32 if narrow else x.dtype).contiguous()),
-        *(x.numel(), width, width // scale.numel(), float(2**bits - 1)),
-        EXACT=narrow is not None,
-        BLOCK=ELEMENTS // 4,
-        enable_fp_fusion=False,
-    )
-    return y
-
-
-def _block(wide: int, rows: int) -> int:
+def block_rows(wide: int, rows: int) -> int:
     """Rows of one program."""
     return max(1, min(ELEMENTS // wide, triton.next_power_of_2(rows)))

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from qdit.core.affine import fake_quantize, group, group_extremes, minmax_asymmetric, minmax_symmetric, ungroup
 from qdit.core.errors import ConfigError
 from qdit.core.grouping import check_group_size
+from qdit.kernels import ops  # noqa: F401 - registers the operations of `traced`
 from qdit.kernels.dispatch import fake_quantize_groups, fake_quantize_static, narrow_groups, narrow_static
+from qdit.kernels.inputs import LateInput
+from qdit.kernels.late import values_of
 from qdit.quant.kinds import Kinds
 
 ACTIVATIONS = Kinds("activation quantizer")
@@ -43,12 +46,13 @@ class Activation(nn.Module):
         """Plain JSON from which this quantizer can be built again: its `kind` and all values that are not tensors."""
         raise NotImplementedError
 
-    def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
-        """Quantized in float32 and rounded to half precision: the input of a product that computes in `dtype`.
+    def narrowed(self, x: Tensor | LateInput, dtype: torch.dtype) -> Tensor:
+        """Quantized in float32 and rounded to `dtype`: the input of a product that computes in this type.
 
-        Some kinds do it in one pass over memory, with the same bits.
+        Some kinds do it in one pass over memory, with the same bits, and compute a LayerNorm or a GELU before it in the
+        same pass.
         """
-        quantized: Tensor = self(x.float())
+        quantized: Tensor = self(values_of(x).float())
         return quantized.to(dtype)
 
 
@@ -60,14 +64,33 @@ def in_float32(activation: Activation, x: Tensor) -> Tensor:
     return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
 
-def input_of_product(activation: Activation, x: Tensor) -> Tensor:
+def input_of_product(activation: Activation, x: Tensor | LateInput) -> Tensor:
     """Output of the quantizer as a linear or convolution takes it.
 
     Under autocast on a GPU the product rounds its inputs to half precision. Then the quantizer writes half precision.
     """
-    if x.is_cuda and torch.is_autocast_enabled("cuda"):
-        return activation.narrowed(x, torch.get_autocast_dtype("cuda"))
-    return in_float32(activation, x)
+    values = x if isinstance(x, Tensor) else x.x
+    half = torch.get_autocast_dtype("cuda") if values.is_cuda and torch.is_autocast_enabled("cuda") else None
+    if torch.compiler.is_compiling():
+        return traced(activation, values_of(x), half or torch.float32)
+    if half is not None:
+        return activation.narrowed(x, half)
+    return in_float32(activation, x) if isinstance(x, Tensor) else activation.narrowed(x, torch.float32)
+
+
+def traced(activation: Activation, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Output of the quantizer, computed in float32 and rounded to `dtype`, so that torch.compile can trace it.
+
+    It is one registered operation if there is one, else the operations of the module.
+    """
+    if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
+        size = activation.group_size or x.shape[-1]
+        quantize = torch.ops.qdit.fake_quantize_groups
+        return quantize(x, size, activation.bits, activation.symmetric, dtype=dtype)
+    if type(activation) is StaticActivation and activation.per == "group":
+        static = torch.ops.qdit.fake_quantize_static
+        return static(x, activation.scale, activation.zero_point, activation.bits, dtype=dtype)
+    return in_float32(activation, x).to(dtype)
 
 
 @register_activation_kind("dynamic")
@@ -126,7 +149,7 @@ class DynamicActivation(Activation):
         )
         return ungroup(quantized)
 
-    def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def narrowed(self, x: Tensor | LateInput, dtype: torch.dtype) -> Tensor:
         is_plain = type(self).forward is DynamicActivation.forward
         if is_plain and self.sharing == "token" and self.include_zero:
             return narrow_groups(x, self.group_size, self.bits, dtype, symmetric=self.symmetric)
@@ -166,7 +189,7 @@ class StaticActivation(Activation):
         scale, zero_point = self.scale, self.zero_point.to(x.dtype)
         return fake_quantize(x, self.broadcast(scale, x), self.broadcast(zero_point, x), self.bits)
 
-    def narrowed(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+    def narrowed(self, x: Tensor | LateInput, dtype: torch.dtype) -> Tensor:
         if type(self).forward is StaticActivation.forward and self.per == "group":
             return narrow_static(x, self.scale, self.zero_point, self.bits, dtype)
         return super().narrowed(x, dtype)

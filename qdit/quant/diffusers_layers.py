@@ -2,7 +2,7 @@
 
 A transformer of diffusers computes in float32, float16 or bfloat16. Each layer here takes inputs in one of these types
 and gives outputs in the same type. The weight stays packed in memory. A call dequantizes it in float32 and rounds it
-once to the type of the input. The input is quantized in float32 (see `in_float32`) and rounded to its type again.
+once to the type of the input. The input is quantized in float32 and rounded to its type again, on a GPU in one pass.
 torch.compile finds no graph break in these layers.
 """
 
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from qdit.core.devices import device_after
 from qdit.core.errors import CheckpointError, Unsupported
-from qdit.kernels import ops  # noqa: F401 - registers the operations that `compilable` names
 from qdit.models.config import DiffusersConfig
 from qdit.models.generic.network import DiffusersNetwork
-from qdit.quant.activation import DynamicActivation, StaticActivation, in_float32
+from qdit.quant.activation import Activation, traced
 from qdit.quant.checkpoint import fill
 from qdit.quant.folder import FORMAT, require_unedited
 from qdit.quant.packed import PackedConv, PackedLinear
@@ -44,14 +43,14 @@ class InAnyPrecision(QuantizedLinear):
         if self.activation is None:
             return x
         if torch.compiler.is_compiling():
-            return in_float32(cast(Any, compilable(self.activation)), x).to(x.dtype)
-        return in_float32(self.activation, x).to(x.dtype)
+            return traced(self.activation, x, x.dtype)
+        return narrow(self.activation, x)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """Weight and bias in the type of the input."""
         return self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         x = x if self.transform is None else self.transform(x.float()).to(x.dtype)
         y = F.linear(self.quantized_input(x), *self.weights(x))
         return y if self.low_rank is None else y + self.low_rank(x)
@@ -60,7 +59,7 @@ class InAnyPrecision(QuantizedLinear):
 class ConvInAnyPrecision(InAnyPrecision, QuantizedConv):
     """The same for a convolution whose patches do not overlap."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if set(self.kernel) == {1}:
             return InAnyPrecision.forward(self, x.movedim(1, -1)).movedim(-1, 1)
         weight, bias = self.weights(x)
@@ -93,15 +92,9 @@ def diffusers_module(module: QuantizedSite) -> nn.Module:
     return module
 
 
-def compilable(activation: nn.Module) -> Callable[[Tensor], Tensor]:
-    """An input quantizer that torch.compile can trace: one registered operation if there is one, else the module."""
-    if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
-        bits, symmetric, group_size = activation.bits, activation.symmetric, activation.group_size
-        return lambda x: torch.ops.qdit.fake_quantize_groups(x, group_size or x.shape[-1], bits, symmetric)
-    if type(activation) is StaticActivation and activation.per == "group":
-        scale, zero_point, levels = activation.scale, activation.zero_point, activation.bits
-        return lambda x: torch.ops.qdit.fake_quantize_static(x, scale, zero_point, levels)
-    return activation
+def narrow(activation: Activation, x: Tensor) -> Tensor:
+    """Output of an input quantizer, computed in float32 and rounded to the type of x."""
+    return activation.narrowed(x, x.dtype) if x.dtype in DTYPES else activation(x)
 
 
 def fill_transformer(

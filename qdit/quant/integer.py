@@ -11,20 +11,20 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.core.devices import device_after
 from qdit.core.errors import Unsupported
 from qdit.kernels import dense, flags, library, ops
 from qdit.kernels.building import SOURCES
-from qdit.kernels.dispatch import computed, grouped_linear, takes_late
-from qdit.kernels.fused import modulated_norm
-from qdit.kernels.inputs import GeluInput, LateInput, ModulatedInput
+from qdit.kernels.dispatch import grouped_linear
+from qdit.kernels.inputs import LateInput
+from qdit.kernels.late import gelu as gelu_of
+from qdit.kernels.late import values_of
 from qdit.kernels.packing import CHUNK, pack_weight
 from qdit.kernels.parts import Parts, Step, channel_step, hadamard_step, make_branch
 from qdit.kernels.reference import check_static
-from qdit.models.dit import DiTBlock, Mlp
+from qdit.models.dit import Mlp
 from qdit.models.roles import replace
 from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.low_rank import LowRank
@@ -41,17 +41,17 @@ USE_SIMULATED = "use the simulated mode"
 class IntegerLinear(nn.Module):
     """Linear of packed weights, for inference only: (…, in) → (…, out), in the type of the input.
 
-    Under autocast the output has autocast's type. With `gelu` the tanh-GELU follows, with `gelu_before` it comes before
-    the input quantizer. The kernel computes the input transform before it quantizes, and the low-rank branch before the
-    product is added. A transform for which it has no step (an orthogonal matrix, a kind of a method) is computed in
-    torch before the call. An input that is not computed yet (`qdit.kernels.inputs`) is computed in the pass that
-    quantizes it, where a kernel does so.
+    Under autocast the output has autocast's type. With `gelu` the tanh-GELU follows; with `late` too, the next layer
+    computes it where a kernel does so. The kernel computes the input transform before it quantizes, and the low-rank
+    branch before the product is added. A transform for which it has no step (an orthogonal matrix, a kind of a method)
+    is computed in torch before the call. An input that is not computed yet (`qdit.kernels.inputs`) is computed in the
+    pass that quantizes it, where a kernel does so.
 
     Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
     """
 
     bias: Tensor | None
-    gelu_before = False
+    takes_late, late = True, False
 
     def __init__(self, module: QuantizedLinear, *, gelu: bool = False) -> None:
         super().__init__()
@@ -85,12 +85,10 @@ class IntegerLinear(nn.Module):
         super()._apply(fn, recurse)
         return self
 
-    def forward(self, x: Tensor | LateInput) -> Tensor:
+    def forward(self, x: Tensor | LateInput) -> Tensor | LateInput:
         device, is_compiling = (x if isinstance(x, Tensor) else x.x).device.type, torch.compiler.is_compiling()
-        if isinstance(x, Tensor) and self.gelu_before:
-            x = F.gelu(x, approximate="tanh") if is_compiling else GeluInput(x)
         if self.transform is not None and not self.parts.steps:
-            x = self.transform(x if isinstance(x, Tensor) else computed(x))
+            x = self.transform(values_of(x))
         is_cast = device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if is_cast else None
         options: dict[str, Any] = {
@@ -108,7 +106,7 @@ class IntegerLinear(nn.Module):
         else:
             x = x.contiguous() if isinstance(x, Tensor) else x
             y = grouped_linear(x, self.packed, self.bias, dtype=dtype, **options)
-        return F.gelu(y, approximate="tanh") if self.gelu else y
+        return gelu_of(y, late=self.late) if self.gelu else y
 
 
 class IntegerConv(IntegerLinear):
@@ -128,12 +126,13 @@ class IntegerConv(IntegerLinear):
     def forward(self, x: Tensor | LateInput) -> Tensor:
         assert isinstance(x, Tensor)
         if self.is_pointwise:
-            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+            return cast(Tensor, super().forward(x.movedim(1, -1))).movedim(-1, 1)
         dims, patches = len(self.kernel), x
         for at, size in enumerate(self.kernel):
             patches = patches.unflatten(2 + 2 * at, (-1, size))
         cells, inside = (range(first, first + 2 * dims, 2) for first in (2, 3))
-        return super().forward(patches.permute(0, *cells, 1, *inside).flatten(1 + dims)).movedim(-1, 1)
+        y = super().forward(patches.permute(0, *cells, 1, *inside).flatten(1 + dims))
+        return cast(Tensor, y).movedim(-1, 1)
 
 
 def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[Tensor, Tensor] | None]:
@@ -195,12 +194,12 @@ def packed_group_size(weight_group: int, input_group: int) -> int:
     return max((size for size in range(4, min(common, CHUNK) + 1, 4) if common % size == 0), default=common)
 
 
-def prepare_integer(model: M) -> M:
+def prepare_integer(model: M, *, late: bool = True) -> M:
     """Replace quantized layers by integer layers, in place. Prepare all other layers as for simulation.
 
-    Raises Unsupported as `integer_layers` does.
+    `late` is that of `prepare_inference`. Raises Unsupported as `integer_layers` does.
     """
-    return fuse_inputs(prepare_inference(integer_layers(model)))
+    return prepare_inference(integer_layers(model), late=late)
 
 
 def integer_layers(model: M) -> M:
@@ -228,31 +227,6 @@ def integer_layers(model: M) -> M:
         raise Unsupported(f"no layer has a quantized weight and a quantized input: nothing to run; {USE_SIMULATED}")
     flags.watch(model)
     return model
-
-
-def fuse_inputs(model: M) -> M:
-    """Let the integer layers of a DiT's blocks compute the LayerNorm or the GELU before them, in place.
-
-    A kernel on a GPU computes both in the pass that quantizes. On CPUs nothing changes, to the bit.
-    """
-    for module in model.modules():
-        if isinstance(module, DiTBlock):
-            for norm, linear in ((module.norm1, module.attn.qkv), (module.norm2, module.mlp.fc1)):
-                if isinstance(linear, IntegerLinear):
-                    norm.fused = cast(Any, late_norm)
-        if isinstance(module, Mlp) and all(isinstance(layer, IntegerLinear) for layer in (module.fc1, module.fc2)):
-            first, second = cast(IntegerLinear, module.fc1), cast(IntegerLinear, module.fc2)
-            if first.gelu:
-                first.gelu, second.gelu_before = False, True
-    return model
-
-
-def late_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | ModulatedInput | None:
-    """A modulated LayerNorm that the next layer computes, where a kernel does so; else as `modulated_norm`."""
-    late = ModulatedInput(x, shift, scale)
-    if x.is_cuda and not torch.compiler.is_compiling() and takes_late(late):
-        return late
-    return modulated_norm(x, shift, scale)
 
 
 def integer_backend() -> str:

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdit.core.errors import CheckpointError, ConfigError
-from qdit.quant.weight_kinds import require_tensor
+from qdit.models.roles import Site
+from qdit.quant.weight_kinds import StoredWeight, require_tensor
 
 
 class LowRank(nn.Module):
@@ -72,3 +73,15 @@ def low_rank(weight: Tensor, rank: int) -> LowRank:
     left, singular, right = torch.linalg.svd(weight.detach().double(), full_matrices=False)
     root = singular[:rank].sqrt()
     return LowRank(left[:, :rank] * root, root[:, None] * right[:rank])
+
+
+def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
+    """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
+    if not isinstance(weight, Tensor):
+        raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
+    matrix = weight.detach().flatten(1)
+    whole = matrix.double() if old is None else matrix.double() + old.product().double()
+    if new.product().shape != whole.shape:
+        shapes = f"{tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
+        raise ConfigError(f"{site.name}: a branch of shape {shapes}")
+    return (whole - new.product().double()).to(weight.dtype)

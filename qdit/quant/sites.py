@@ -16,11 +16,14 @@ from torch import Tensor, nn
 from qdit.core.errors import ConfigError, Unsupported
 from qdit.kernels.dense import DenseLinear
 from qdit.kernels.fused import attention, modulated_norm
+from qdit.kernels.inputs import LateInput
+from qdit.kernels.late import gelu, values_of
 from qdit.models.dit import Attention, Mlp, ModulatedLayerNorm
 from qdit.models.roles import Site, matrix_of, replace
 from qdit.quant.activation import Activation, in_float32, input_of_product
 from qdit.quant.compact import stored_bytes
-from qdit.quant.low_rank import LowRank, low_rank
+from qdit.quant.late_inputs import defer
+from qdit.quant.low_rank import LowRank, low_rank, residual
 from qdit.quant.transforms import Chain, Transform
 from qdit.quant.weight_kinds import UNIFORM, StoredWeight
 
@@ -34,7 +37,8 @@ class QuantizedLinear(nn.Module):
     """Linear whose weight, input or both are quantized; (…, in) → (…, out).
 
     y = Ŵ Q(T x) + branch(T x) + bias. The input transform T and the low-rank branch are optional. `weight` is Ŵ, which
-    belongs to T x and does not contain the branch.
+    belongs to T x and does not contain the branch. x can be a LayerNorm or a GELU that is not computed yet
+    (`qdit.quant.late_inputs`); with `late` the GELU after the linear comes out so.
     """
 
     codes: Tensor
@@ -47,6 +51,7 @@ class QuantizedLinear(nn.Module):
     low_rank: LowRank | None
     stored_form: type[StoredWeight] | None = None
     """Class of the stored weight; None for a weight in floating point."""
+    late = False
 
     def __init__(
         self,
@@ -116,12 +121,18 @@ class QuantizedLinear(nn.Module):
         """T x, the input of the activation quantizer and of the branch. Without a transform it is x itself."""
         return x if self.transform is None else self.transform(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.entered(x)
-        rounded = x if self.activation is None else input_of_product(self.activation, x)
+    @property
+    def takes_late(self) -> bool:
+        """Whether the input can be one that is not computed yet."""
+        return self.activation is not None
+
+    def forward(self, x: Tensor | LateInput) -> Tensor | LateInput:
+        if self.activation is None or self.transform is not None or self.low_rank is not None:
+            x = self.entered(values_of(x))
+        rounded = cast(Tensor, x) if self.activation is None else input_of_product(self.activation, x)
         y = F.linear(rounded, self.weight, self.bias) if self.dense is None else self.dense(rounded)
-        y = y if self.low_rank is None else y + self.low_rank(x)
-        return F.gelu(y, approximate="tanh") if self.gelu else y
+        y = y if self.low_rank is None else y + self.low_rank(cast(Tensor, x))
+        return gelu(y, late=self.late) if self.gelu else y
 
 
 class QuantizedConv(QuantizedLinear):
@@ -149,9 +160,9 @@ class QuantizedConv(QuantizedLinear):
     def spec(self) -> dict[str, Any]:
         return {**super().spec(), "kind": "conv", "kernel": list(self.kernel)}
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if set(self.kernel) == {1}:
-            return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+            return cast(Tensor, super().forward(x.movedim(1, -1))).movedim(-1, 1)
         x = x if self.activation is None else input_of_product(self.activation, x)
         weight = self.weight.unflatten(1, (-1, *self.kernel))
         convolution = F.conv2d if len(self.kernel) == 2 else F.conv3d
@@ -159,9 +170,14 @@ class QuantizedConv(QuantizedLinear):
 
 
 class QuantizedOperand(nn.Module):
-    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d)."""
+    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d).
+
+    With `narrow` no step comes between the quantizer and the product (k, softmax output and v). Then a quantizer under
+    autocast on a GPU writes half precision, as that of a linear does.
+    """
 
     weight_bits = 16
+    narrow = False
 
     def __init__(self, activation: Activation) -> None:
         super().__init__()
@@ -172,7 +188,7 @@ class QuantizedOperand(nn.Module):
         return {"kind": "operand", "weight_bits": 16, "groups": None, "activation": self.activation.spec()}
 
     def forward(self, x: Tensor) -> Tensor:
-        return in_float32(self.activation, x)
+        return input_of_product(self.activation, x) if self.narrow else in_float32(self.activation, x)
 
 
 class FoldedLayerNorm(ModulatedLayerNorm):
@@ -253,18 +269,6 @@ def put(model: nn.Module, site: Site, **parts: Any) -> None:
     replace(model, site, module.train(old.training))
 
 
-def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
-    """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
-    if not isinstance(weight, Tensor):
-        raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
-    matrix = weight.detach().flatten(1)
-    whole = matrix.double() if old is None else matrix.double() + old.product().double()
-    if new.product().shape != whole.shape:
-        shapes = f"{tuple(new.product().shape)} beside a weight {tuple(whole.shape)}"
-        raise ConfigError(f"{site.name}: a branch of shape {shapes}")
-    return (whole - new.product().double()).to(weight.dtype)
-
-
 def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence[Transform]) -> None:
     """Put an input transform before a linear site, in place. The model computes the same function.
 
@@ -310,11 +314,12 @@ def activation_of(model: nn.Module, site: Site) -> Activation | None:
     return module.activation if isinstance(module, QuantizedSite) else None
 
 
-def prepare_inference(model: M) -> M:
+def prepare_inference(model: M, *, late: bool = True) -> M:
     """Pack the weights of all linears for fast inference, in place. After that the model cannot be changed or saved.
 
     The GELU of an MLP is computed together with the linear before it. A modulated LayerNorm is computed in one pass,
-    and so is attention without quantized operands.
+    and so is attention without quantized operands. With `late`, a quantizer on a GPU computes the LayerNorm or the GELU
+    before it in its own pass.
     """
     fused = set()
     for name, module in model.named_modules():
@@ -322,6 +327,8 @@ def prepare_inference(model: M) -> M:
             module.fused = modulated_norm
         if isinstance(module, Attention):
             module.fused = attention
+        if isinstance(module, QuantizedOperand):
+            module.narrow = name.rpartition(".")[2] in ("k", "p", "v")
         if isinstance(module, Mlp) and takes_gelu(module.fc1):
             module.act = nn.Identity()
             fused.add(f"{name}.fc1")
@@ -332,7 +339,7 @@ def prepare_inference(model: M) -> M:
             module.dense = DenseLinear(module.weight, module.bias, gelu=name in fused and not module.gelu)
         elif type(module) is nn.Linear:
             replace(model, name, DenseLinear(module.weight, module.bias, gelu=name in fused))
-    return model
+    return defer(model) if late else model
 
 
 def takes_gelu(linear: nn.Module) -> bool:

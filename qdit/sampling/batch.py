@@ -14,6 +14,7 @@ from qdit.models.stdit3 import STDiT3
 from qdit.sampling.families import family_of
 from qdit.sampling.family import Arrays, Conditions, Decoding
 from qdit.sampling.flow_protocol import FlowProtocol
+from qdit.sampling.graphs import GraphedStep
 from qdit.sampling.images import Labels
 from qdit.sampling.noise import initial_noise, step_noise
 from qdit.sampling.precision import device_of
@@ -28,10 +29,12 @@ def sample_batch(
     samples: Sequence[int],
     *,
     correction: Correction | None = None,
+    graphed: bool = False,
 ) -> Tensor:
     """Sample the images or clips with these indices as one batch: latents or pixels (N, …), float32, on the CPU.
 
-    `conditions` are tensors with N rows, one row for each sample: labels, or texts and masks.
+    `conditions` are tensors with N rows, one row for each sample: labels, or texts and masks. With `graphed` a GPU
+    replays the denoising step as one CUDA graph, with the same bits (`qdit.sampling.graphs`).
     """
     family, device = family_of(model.config), device_of(model)
     shape = family.shape(model.config, family.require(protocol))
@@ -42,6 +45,7 @@ def sample_batch(
 
     with torch.inference_mode():
         predict = family.predictor(model, tuple(column.to(device) for column in conditions), protocol)
+        predict = GraphedStep(predict) if graphed else predict
         drawn = noise_of if family.require(protocol).ancestral else None
         steps = family.trajectory(predict, noise, protocol, step_noise=drawn, correction=correction)
         _, data = deque(steps, maxlen=1)[0]
@@ -81,6 +85,7 @@ class Batches:
     conditions: Conditions
     decoder: Decoding
     correction: Correction | None = None
+    graphed: bool = False
 
     def latents(self, samples: range) -> Tensor:
         """Sample these indices as one batch.
@@ -88,7 +93,9 @@ class Batches:
         The result is the output of the sampler, not decoded: latents or pixels.
         """
         conditions = self.conditions.tensors(samples)
-        return sample_batch(self.model, self.protocol, conditions, samples, correction=self.correction)
+        return sample_batch(
+            self.model, self.protocol, conditions, samples, correction=self.correction, graphed=self.graphed
+        )
 
     def columns(self, samples: range, count: int) -> Arrays:
         """Arrays of a chunk file: pixels and conditions of the first `count` samples of the batch `samples`.

@@ -35,7 +35,7 @@ class SampleJob:
     Clips need `prompts`: (prompt, number) of each clip; then `samples` may be left out. A model of latents needs the
     `vae` that decodes them (it decides the protocol's `decoder`). For clips of latents it also needs the `embeddings`
     of the prompts. `device` is `cpu` or `cuda:N`. `same_as` is a folder of samples that are copied instead, if they
-    have the same origin.
+    have the same origin. With `graphed` the denoising step is one CUDA graph; no bit changes.
     """
 
     checkpoint: Path
@@ -52,6 +52,7 @@ class SampleJob:
     device: str = "cpu"
     record_failure: bool = False
     same_as: Path | None = None
+    graphed: bool = False
 
     @property
     def source(self) -> Source:
@@ -127,7 +128,7 @@ def sample_checkpoint(job: SampleJob) -> Path:
 
     with recording("sample", write, enabled=job.record_failure):
         ready = job.mode.prepare(round_linears(model.to(device), protocol.dtype))
-        batches = Batches(ready, protocol, conditions, decoder, correction)
+        batches = Batches(ready, protocol, conditions, decoder, correction, job.graphed)
         sample_shard(batches, shard, job.out, origin.to_dict(), job.mode)
     return shard.path(job.out)
 

@@ -7,7 +7,9 @@ An evaluation is one call of the network (`qdit.workflow.cost_models` counts its
     calibrate    samples · S · g; for the kind per-step samples · g, because a trajectory gives a sample at every step
     quantize     3 · iterations · batch for learned rounding (forward and backward; a block is 1/L of the network),
                  and 3 per row of calibration data for every method; a lower bound for methods that also search
-    search       genomes · images · S · g; ILP samples · (1 + sizes), Hessian-based 3 · probes · samples
+    search       genomes · images · S · g; scores of layers samples · (passes + 1 + sizes): the exact outputs and those
+                 at each size. The ILP has a forward pass for each block. The Hessian-based scores have one, and a
+                 backward pass for each draw of signs: weights get no gradients, so it costs as much as a forward pass
 
 Seconds are operations divided by the speed of one GPU. The speed is given by the caller, measured from finished jobs,
 or computed from data sheets (`qdit.workflow.cost_speeds`). The evaluation of samples needs CPUs and is counted
@@ -112,19 +114,36 @@ def search_evaluations(profile: Profile, search_run: SearchRun) -> int:
     """
     search, shared = profile["searches"][search_run.search], profile["allocation"]
     options, samples = search.get("options", {}), profile["calibration"]["trajectory"]
-    if search["kind"] == "ilp":
-        return int(samples * (1 + len(shared["sizes"])))
-    if search["kind"] == "hessian":
-        return int(3 * options.get("probes", 8) * samples)
+    if search["kind"] in ("ilp", "hessian"):
+        is_ilp = search["kind"] == "ilp"
+        passes = depth_of(profile, search_run.setting) if is_ilp else 1 + options.get("probes", 8)
+        return scoring_evaluations(samples, passes, len(shared["sizes"]))
     if search["kind"] == "response":
         single, whole = sum(options.get("genomes", (32, 8, 8, 8))), sum(options.get("finalists", (4, 2)))
         images = single * shared["chunk"] + (whole + shared.get("fresh", 0)) * shared["images"]
-        return evaluations(profile, search_run.setting, images) + int(3 * options.get("probes", 2) * samples)
+        scoring = scoring_evaluations(samples, 1 + options.get("probes", 2), len(shared["sizes"]))
+        return evaluations(profile, search_run.setting, images) + scoring
     if search["kind"] in ("evolution", "racing"):
         genomes = options.get("population", 50) * options.get("iterations", 10)
     else:
         genomes = options.get("evaluations", 500) if search["kind"] == "random" else 1
     return evaluations(profile, search_run.setting, (genomes + shared.get("fresh", 0)) * shared["images"])
+
+
+def scoring_evaluations(samples: int, passes: int, sizes: int) -> int:
+    """Network evaluations of the scores of layers on calibration samples (`qdit.search.sensitivity`).
+
+    `passes` go through the whole network, forward or backward. Then each searched layer is computed exactly and at each
+    of the `sizes`. It is an upper bound, because the other layers are counted too.
+    """
+    return samples * (passes + 1 + sizes)
+
+
+def depth_of(profile: Profile, setting: str) -> int:
+    """Blocks of the network of a setting."""
+    config = network_of(profile, setting).config
+    assert config is not None
+    return config.depth
 
 
 def jobs_of(profile: Profile, speed: Speed) -> list[Job]:

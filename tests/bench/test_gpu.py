@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from qdit.bench import gpu, gpu_pack
+from qdit.bench import gpu, gpu_goals, gpu_pack
 from qdit.bench.gpu_clock import Scale
+from qdit.bench.gpu_models import UNFUSED
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
 from qdit.bench.page import text_of
 from qdit.core.errors import ConfigError
@@ -69,7 +70,8 @@ def test_goals_are_met_missed_or_not_measured() -> None:
         "methods": {"rtn common": [0.001, 1.0], "ptqd own": ["RuntimeError: no", 1.0], "calibration ndtc": 0.1},
         "models": {
             PLAIN: {"ms": 2.0},
-            SIMULATED: {"times full precision": 1.02},
+            SIMULATED: {"times full precision": 1.05},
+            UNFUSED[SIMULATED]: {"times full precision": 1.08},
             INTEGER: {"times full precision": 0.5},
         },
         "sampling": {PLAIN: {"hours": 0.4}, SIMULATED: "OutOfMemoryError: 9"},
@@ -78,7 +80,9 @@ def test_goals_are_met_missed_or_not_measured() -> None:
     verdicts = [judged.verdict for judged in gpu.judge(measured, Hopper("cuda"))]
     assert verdicts[:3] == ["met", "missed", "not measured"]
     assert verdicts[3:9] == ["met", "missed", "met", "not measured", "not measured", "met"]
-    assert verdicts[9:] == ["met, ambitious", "met", "met", "not measured"]
+    assert verdicts[9:] == ["met", "missed", "met", "met", "not measured"]
+    assert tuple(judged.goal for judged in gpu.judge({}, Hopper("cuda"))) == gpu_goals.GOALS
+    assert set(gpu_goals.HOURS) == {PLAIN, SIMULATED} and set(gpu_goals.FORWARDS) == {UNFUSED[SIMULATED], SIMULATED}
     elsewhere = [judged.verdict for judged in gpu.judge(measured, QUICK)]
     assert elsewhere[:3] == verdicts[:3] and set(elsewhere[3:]) == {"not applicable", "not measured"}
 

@@ -46,6 +46,11 @@ def test_group_size_that_does_not_divide(qdit: Qdit, weights: Path, trajectory: 
     assert_one_line(qdit("quantize", weights, tmp_path / "out", "--method", "q-dit", *make), "7", "144")
 
 
+def test_a_graph_needs_a_gpu(qdit: Qdit, tmp_path: Path) -> None:
+    outcome = qdit("sample", tmp_path / "q", tmp_path / "samples", "--cuda-graph")
+    assert_one_line(outcome, "--cuda-graph with --device cpu", "give --device cuda")
+
+
 def test_missing_calibration_data(qdit: Qdit, weights: Path, tmp_path: Path) -> None:
     outcome = qdit("quantize", weights, tmp_path / "out", "--method", "rtn")
     assert_one_line(outcome, "trajectory", "qdit calibrate")

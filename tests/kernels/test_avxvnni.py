@@ -3,14 +3,18 @@
 The instruction is the same (`vpdpbusd` on 256 bits); `QDIT_VNNI_AS_EVEX` chooses the encoding.
 """
 
+import ctypes
+import re
+import subprocess
+
 import pytest
 import torch
 
-from qdit.kernels import compiled
+from qdit.kernels import building, compiled
 from qdit.kernels.backend import Backend
 from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, hadamard_step, make_branch
-from tests.kernels.cases import disassembled, inputs, linear_library, same_bits, variant, weight_of
+from tests.kernels.cases import disassembled, inputs, linear_library, same_bits, variant, weight_of, x86_compiler
 
 
 def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_encoding(tmp_path):
@@ -18,6 +22,21 @@ def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_enco
     assert len(lines) >= 3 * (1 + 2 + 3 + 4) and all("%ymm" in line and "%zmm" not in line for line in lines)
     # VEX begins with c4; the encoding of AVX-512 begins with 62.
     assert all(line.partition(":")[2].split()[0] == "c4" for line in lines)
+
+
+def test_the_loop_of_the_peak_has_nothing_but_twelve_products_of_256_bits(tmp_path):
+    lines = disassembled("peak.cpp", tmp_path)
+    for name, product in (("dots256", "vpdpbusd"), ("products256", "vfmadd231ps")):
+        begin = next(number for number, line in enumerate(lines) if name in line and line.endswith(">:"))
+        end = next((n for n, line in enumerate(lines[begin + 1 :], begin + 1) if line.endswith(">:")), len(lines))
+        body = lines[begin:end]
+        places = [number for number, line in enumerate(body) if product in line]
+        loop = [line for line in body[places[0] : places[-1] + 1] if line.strip()]
+        others = [line for line in loop if product not in line and not re.search(r"\b(add|inc|cmp|sub)", line)]
+        assert len(places) == 12 and not others
+        assert len({line.split(",")[-1] for line in loop if product in line}) == 12, "chains do not wait for each other"
+        assert all("%ymm" in line and "%zmm" not in line for line in loop if product in line)
+        assert all(line.partition(":")[2].split()[0] in ("c4", "c5") for line in loop if product in line)
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +60,18 @@ def test_its_bits_are_those_of_the_other_variants(as_evex, weight_bits, width, s
             y = compiled.grouped_linear(as_evex, x, packed, bias, **options)
             expected = compiled.grouped_linear(variant("avx2"), x, packed, bias, **options)
             assert y is not None and expected is not None and same_bits(y, expected)
+
+
+def test_the_loop_of_the_peak_says_how_many_operations_it_did(tmp_path):
+    path = tmp_path / "peak.so"
+    flags = [*building.FLAGS, *building.EXACT, "-DQDIT_VNNI_AS_EVEX", "-o", path]
+    subprocess.run([x86_compiler(), *flags, building.SOURCES / "peak.cpp"], check=True, timeout=300)
+    peak = ctypes.CDLL(str(path)).qdit_peak
+    peak.restype, peak.argtypes = ctypes.c_double, [ctypes.c_int, ctypes.c_int, ctypes.c_int64]
+    variant("avx512-vnni")
+    assert [peak(256, kind, 10) for kind in (0, 1)] == [2 * 32 * 12 * 10, 2 * 8 * 12 * 10]
+    assert [peak(512, kind, 10) for kind in (0, 1)] == [2 * 64 * 24 * 10, 2 * 16 * 24 * 10]
+    assert peak(128, 0, 10) == 0
 
 
 def test_extreme_codes_do_not_saturate(as_evex):

@@ -10,7 +10,7 @@ import torch
 triton = pytest.importorskip("triton", reason="the package triton is for Linux only")
 
 from qdit.bench.gpu_code import BYTES, compiled_channels, compiled_for, compiled_linear, loop_of, tool_output  # noqa: E402
-from qdit.kernels import triton_inputs, triton_quantize, triton_transform  # noqa: E402
+from qdit.kernels import triton_fake, triton_inputs, triton_quantize, triton_transform  # noqa: E402
 from qdit.kernels.parts import channel_step, hadamard_step  # noqa: E402
 from tests.preloaded import python  # noqa: E402
 
@@ -110,8 +110,8 @@ def test_quantizing_compiles_with_true_divisions(dtype):
     types = {"x": f"*{dtype}", "y": f"*{dtype}"} | OF_INPUTS
     static = types | dict.fromkeys(("count", "width", "size"), "i32")
     for kernel, constants, signature in (
-        (triton_quantize.fake_groups_kernel, dynamic, types),
-        (triton_quantize.fake_static_kernel, {"EXACT": False, "BLOCK": 1024}, static),
+        (triton_fake.fake_groups_kernel, dynamic, types),
+        (triton_fake.fake_static_kernel, {"EXACT": False, "BEFORE": 0, "BLOCK": 1024}, static),
         (triton_quantize.codes_kernel, CODES, OF_CODES | {"x": f"*{dtype}"}),
     ):
         binary = compiled_for(90, kernel, constants, signature)
@@ -129,13 +129,22 @@ def test_half_precision_is_written_after_steps_in_float32(source, narrow):
     static = types | dict.fromkeys(("count", "width", "size"), "i32")
     dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": False, "EXACT": True, "BEFORE": 0, "BLOCK": 32}
     for kernel, constants, signature in (
-        (triton_quantize.fake_groups_kernel, dynamic, types),
-        (triton_quantize.fake_static_kernel, {"EXACT": True, "BLOCK": 1024}, static),
+        (triton_fake.fake_groups_kernel, dynamic, types),
+        (triton_fake.fake_static_kernel, {"EXACT": True, "BEFORE": 0, "BLOCK": 1024}, static),
     ):
         code = compiled_for(90, kernel, constants, signature).asm["ptx"]
         assert "div.rn.f32" in code and not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
         assert f"cvt.rn.{narrow.replace('fp', 'f')}" in code
         assert bool(re.search(r"cvt\.f32\.(bf|f)16", code)) == (source == "fp16"), "only the input is widened"
+
+
+def simulations(before: int):
+    """Kernels of the simulated mode behind a LayerNorm of float32 or a GELU of half precision, to half precision."""
+    types = {"x": "*fp32" if before == triton_inputs.NORM else "*fp16", "y": "*fp16"} | OF_INPUTS
+    types |= {"shift": "*fp16", "factor": "*fp16"} | dict.fromkeys(("count", "width", "size"), "i32")
+    dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": False, "EXACT": True, "BEFORE": before, "BLOCK": 32}
+    yield triton_fake.fake_groups_kernel, dynamic, types
+    yield triton_fake.fake_static_kernel, {"EXACT": True, "BEFORE": before, "BLOCK": 1024}, types
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100, 120])
@@ -146,11 +155,35 @@ def test_what_comes_before_a_quantizer_compiles_with_it(capability):
         code = compiled_for(capability, triton_quantize.codes_kernel, CODES | {"BEFORE": before}, types).asm["ptx"]
         assert "div.rn.f32" in code and not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
         assert ("ex2" in code) == (before == triton_inputs.GELU)
+        for kernel, constants, narrow in simulations(before):
+            code = compiled_for(capability, kernel, constants, narrow).asm["ptx"]
+            assert "div.rn.f32" in code and "cvt.rn.f16" in code
+            assert not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
     if capability != 90:
         return
     constants, sizes = {"WIDE": 2048, "BLOCK": 2}, {"rows": "i32", "width": "i32", "epsilon": "fp32"}
     code = compiled_for(capability, triton_inputs.statistics_kernel, constants, sizes).asm["ptx"]
     assert "sqrt.rn.f32" in code and "div.rn.f32" in code and "fma.rn.f32" not in code
+
+
+@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+def test_the_small_kernels_compile_for_every_generation(capability):
+    """What is not compiled for all of them above: statistics, LayerNorm, GELU, and the simulated quantizers alone."""
+    sizes = OF_INPUTS | dict.fromkeys(("count", "size"), "i32") | {"epsilon": "fp32"}
+    dynamic = {"SIZE": 96, "WIDE": 128, "SYMMETRIC": True, "EXACT": True, "BEFORE": 0, "BLOCK": 32}
+    before = {"WIDE": 1024, "BLOCK": 4}
+    for kernel, constants, types in (
+        (triton_inputs.statistics_kernel, {"WIDE": 2048, "BLOCK": 2}, {"x": "*fp32"}),
+        (triton_inputs.inputs_kernel, before | {"BEFORE": triton_inputs.NORM}, {"x": "*fp32", "y": "*fp32"}),
+        (triton_inputs.inputs_kernel, before | {"BEFORE": triton_inputs.GELU}, {"x": "*bf16", "y": "*bf16"}),
+        (triton_fake.fake_groups_kernel, dynamic, {"x": "*bf16", "y": "*bf16"}),
+        (triton_fake.fake_static_kernel, {"EXACT": True, "BEFORE": 0, "BLOCK": 1024}, {"x": "*bf16", "y": "*bf16"}),
+    ):
+        binary = compiled_for(capability, kernel, constants, sizes | types)
+        code = binary.asm["ptx"]
+        assert binary.asm["cubin"] and not re.search(r"div\.(full|approx)|\.ftz|fma\.rn\.f32", code)
+        norm = kernel is triton_inputs.inputs_kernel and constants["BEFORE"] == triton_inputs.NORM
+        assert norm or "div.rn.f32" in code, "the LayerNorm divides in the kernel of its statistics"
 
 
 @pytest.mark.ci

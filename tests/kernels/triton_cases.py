@@ -3,18 +3,24 @@
 Triton decides when it is imported whether it compiles or interprets: TRITON_INTERPRET=1 must be set before.
 """
 
+from copy import deepcopy
+from functools import partial
+
 import pytest
 import torch
+from torch.nn.functional import linear
 
 from qdit.core.affine import Granularity
 from qdit.core.errors import Unsupported
 from qdit.kernels import (
     compiled,
+    dense,
     dispatch,
     flags,
     library,
     reference,
     triton_backend,
+    triton_fake,
     triton_inputs,
     triton_linear,
     triton_quantize,
@@ -22,16 +28,22 @@ from qdit.kernels import (
     triton_weight,
 )
 from qdit.kernels.inputs import GeluInput, ModulatedInput
+from qdit.kernels.late import values_of
 from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, branch_bound, channel_step, hadamard_step, make_branch, transformed
 from qdit.kernels.selftest import disagreement_of
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiTBlock
 from qdit.models.roles import Site
-from qdit.quant.activation import DynamicActivation
+from qdit.quant import sites
+from qdit.quant.activation import DynamicActivation, StaticActivation
 from qdit.quant.integer import prepare_integer
+from qdit.quant.late_inputs import defer_unprepared
+from qdit.quant.low_rank import LowRank
+from qdit.quant.nonlinear import TwinGeluActivation
 from qdit.quant.ranges import minmax
-from qdit.quant.sites import quantize_site
+from qdit.quant.sites import FoldedLayerNorm, prepare_inference, quantize_site, transform_site
+from qdit.quant.transforms import Divide
 from qdit.quant.weight import quantize_weight
 from tests.kernels.cases import KINDS, exact, inputs, same_bits, weight_of
 
@@ -166,7 +178,7 @@ def test_ties_round_as_the_division_does():
     step = torch.rand(64, 1) * 3 + 1e-3
     x = (torch.randint(255, (64, 32)) + 0.5) * step
     x[:, 0], x[:, 1] = 0, 255 * step[:, 0]
-    result = triton_quantize.fake_quantize_groups(x, 32, 8, symmetric=False)
+    result = triton_fake.fake_quantize_groups(x, 32, 8, symmetric=False)
     assert same_bits(result, reference.fake_quantize_groups(x, 32, 8))
 
 
@@ -258,11 +270,11 @@ def test_a_long_chain_is_exact_enough_for_half_precision():
     assert y is not None and y.dtype == torch.float16 and ((y - expected).abs() <= most).all()
 
 
-def late_inputs(dtype, width=48):
+def late_inputs(dtype, width=48, tokens=3):
     """A LayerNorm with a modulation whose rows are not contiguous, and a GELU."""
-    x, modulation = inputs("rows", (2, 3, width), 1).to(dtype), inputs("random", (2, 6 * width), 2)
+    x, modulation = inputs("rows", (2, tokens, width), 1).to(dtype), inputs("random", (2, 6 * width), 2)
     shift, scale = modulation[:, width : 2 * width], modulation[:, 3 * width : 4 * width].to(dtype)
-    return ModulatedInput(x, shift, scale), GeluInput((4 * inputs("random", (2, 3, width), 3)).to(dtype))
+    return ModulatedInput(x, shift, scale), GeluInput((4 * inputs("random", (2, tokens, width), 3)).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -286,8 +298,15 @@ def test_fused_quantizers_give_the_codes_of_two_passes(on_triton, dtype, size):
         simple = triton_quantize.quantize_rows(rows, 8, **options)
         assert all(torch.equal(*pair) for pair in zip(fused, simple, strict=True))
         narrow = {"symmetric": False, "narrow": torch.float16}
-        fake, simple = (triton_quantize.fake_quantize_groups(x, size, 8, **narrow) for x in (late, rows))
+        fake, simple = (triton_fake.fake_quantize_groups(x, size, 8, **narrow) for x in (late, rows))
         assert fake.shape == late.shape and torch.equal(fake.flatten(0, 1), simple)
+    for late in late_inputs(dtype, tokens=25):  # more values than a program
+        rows = dispatch.computed(late)
+        for groups, narrow in ((1, torch.float32), (48 // size, torch.float16)):
+            given = torch.rand(groups) + 0.05, torch.randint(256, (groups,))
+            fake, simple = (dispatch.narrow_static(x, *given, 8, narrow) for x in (late, rows))
+            assert fake.shape == late.shape and fake.dtype == narrow
+            assert torch.equal(fake.nan_to_num(7), simple.nan_to_num(7)), "rows of large numbers are NaN in float16"
 
 
 def test_a_linear_takes_inputs_that_are_not_computed_yet(on_triton):
@@ -315,16 +334,80 @@ def test_the_blocks_of_a_dit_compute_norm_and_gelu_with_their_quantizers(on_trit
 
 def small_integer_dit():
     """A block of a DiT whose four linears multiply integers."""
+    return prepare_integer(small_quantized_dit(DynamicActivation(bits=8, group_size=16)))
+
+
+def small_quantized_dit(activation, transform=None):
+    """A block of a DiT with four quantized linears; their inputs have a transform, if one is given."""
     torch.manual_seed(0)
     block = DiTBlock(DiTConfig(input_size=4, hidden_size=32, depth=1, num_heads=2)).requires_grad_(False)
     torch.nn.init.normal_(block.adaLN_modulation[1].weight, std=0.2)
     for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"):
-        groups = Granularity.parse("group(16)")
+        groups, site = Granularity.parse("group(16)"), Site(name, name, "linear")
+        if transform is not None:
+            transform_site(block, site, transform(block.get_submodule(name).in_features))
         weight = quantize_weight(block.get_submodule(name).weight, bits=4, granularity=groups, ranges=minmax)
-        quantize_site(
-            block, Site(name, name, "linear"), weight=weight, activation=DynamicActivation(bits=8, group_size=16)
-        )
-    return prepare_integer(block)
+        quantize_site(block, site, weight=weight, activation=deepcopy(activation))
+    return block
+
+
+STATIC = {"bits": 8, "scale": torch.tensor([0.03, 0.02]), "zero_point": torch.tensor([117, 90])}
+IN_ONE_PASS = {
+    "groups": (DynamicActivation(bits=8, group_size=16), None),
+    "tokens": (DynamicActivation(bits=4, group_size=None, symmetric=True), None),
+    "static": (StaticActivation(**STATIC), None),
+}
+IN_TWO_PASSES = {
+    "a sample": (DynamicActivation(bits=8, group_size=16, sharing="sample"), None),
+    "twin": (TwinGeluActivation(bits=8, positive_scale=torch.tensor(0.05)), None),
+    "transform": (DynamicActivation(bits=8, group_size=16), lambda width: Divide(torch.rand(width) + 0.5)),
+    "branch": (DynamicActivation(bits=8, group_size=16), None),
+}
+
+
+BLOCKS = [(kind, prepare_inference, torch.float16) for kind in (*IN_ONE_PASS, *IN_TWO_PASSES)]
+BLOCKS += [(kind, defer_unprepared, torch.float32) for kind in IN_ONE_PASS]  # as in diffusers
+BLOCKS += [("groups", prepare_inference, torch.float32)]
+
+
+@pytest.mark.parametrize(("kind", "prepare", "dtype"), BLOCKS, ids=lambda value: getattr(value, "__name__", str(value)))
+def test_simulated_blocks_have_the_bits_of_two_passes(on_triton, monkeypatch, kind, prepare, dtype):
+    """LayerNorm and GELU in the pass of the quantizer, where its kind has one; under autocast and without it."""
+    activation, transform = {**IN_ONE_PASS, **IN_TWO_PASSES}[kind]
+    block, folded = small_quantized_dit(activation, transform), torch.rand(2, 32, generator=torch.Generator())
+    if kind == "branch":
+        for name in ("attn.qkv", "mlp.fc1", "mlp.fc2"):
+            module = block.get_submodule(name)
+            module.low_rank = LowRank(torch.randn(module.shape[0], 2), torch.randn(2, module.shape[1]))
+    monkeypatch.setattr(dense, "backend", lambda: "torch")
+    block.norm1 = FoldedLayerNorm(inverse=folded[0] + 0.5, offset=folded[1])
+    model = prepare(block)
+    x, condition = inputs("random", (2, 4, 32), 1), inputs("random", (2, 32), 2)
+    seen = watched_passes(monkeypatch)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: dtype is torch.float16)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: dtype)
+    monkeypatch.setattr(torch.nn.functional, "linear", lambda x, *rest: linear(x.float(), *rest))
+    result = model(x, condition)
+    late = ["ModulatedInput", "Tensor", "ModulatedInput", "GeluInput"]
+    assert seen == (late if kind in IN_ONE_PASS else ["Tensor"] * 4 if kind in ("transform", "branch") else [])
+    quantize = sites.input_of_product
+    monkeypatch.setattr(sites, "input_of_product", lambda kind, x: quantize(kind, values_of(x)))
+    assert torch.equal(result, model(x, condition))
+    assert seen[len(seen) // 2 :] == ["Tensor"] * (len(seen) // 2)
+
+
+def watched_passes(monkeypatch):
+    """Types of the inputs of the kernels of the simulated mode, as they come."""
+    types = []
+    for name in ("fake_quantize_groups", "fake_quantize_static"):
+
+        def watched(kernel, x, *rest, **options):
+            types.append(type(x).__name__)
+            return kernel(x, *rest, **options)
+
+        monkeypatch.setattr(triton_fake, name, partial(watched, getattr(triton_fake, name)))
+    return types
 
 
 def test_unpacked_weights_follow_the_packed_ones():

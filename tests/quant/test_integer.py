@@ -7,6 +7,7 @@ import torch
 
 from qdit.core.affine import Granularity
 from qdit.core.errors import Unsupported
+from qdit.kernels import dense
 from qdit.kernels.dense import DenseLinear
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
@@ -204,3 +205,16 @@ def test_a_compiled_layer_is_one_graph_with_the_same_bits(kind):
     with torch.no_grad():
         compiled = torch.compile(block, fullgraph=True, backend="aot_eager")
         assert torch.equal(compiled(x), block(x))
+
+
+@pytest.mark.parametrize("prepare", [prepare_inference, prepare_integer], ids=["simulated", "integer"])
+@pytest.mark.parametrize("activation", [None, static], ids=["dynamic", "static"])
+def test_a_block_of_a_dit_compiles_to_one_graph(prepare, activation, monkeypatch):
+    """`fullgraph` refuses a graph break: LayerNorm, attention, GELU, quantizers and linears are all traced."""
+    monkeypatch.setattr(dense, "backend", lambda: "torch")  # as on a GPU: no weights are packed for oneDNN
+    block = prepare(quantized_model(activation=activation)).blocks[0]
+    x, condition = (torch.randn(shape, generator=torch.Generator().manual_seed(3)) for shape in ((2, 16, 48), (2, 48)))
+    with torch.no_grad():
+        expected = block(x, condition)
+        result = torch.compile(block, fullgraph=True, backend="aot_eager")(x, condition)
+    assert (result - expected).norm() / expected.norm() < 1e-3  # torch's LayerNorm and attention round differently

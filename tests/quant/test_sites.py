@@ -148,3 +148,26 @@ def test_inference_form_of_quantized_sites_agrees_with_them():
     prepared = prepare_inference(model)
     assert all(module.dense is not None for module in prepared.modules() if type(module) is QuantizedLinear)
     torch.testing.assert_close(output(prepared), expected, rtol=1e-3, atol=1e-2)
+
+
+def test_operands_in_half_precision_change_no_bit_of_attention(monkeypatch):
+    """Autocast of the CPU rounds the operands of products as that of a GPU does; q is multiplied by 1/√d before."""
+    model, written = random_dit(), []
+    for role in "qkpv":
+        quantize_site(model, site_of(model, role), activation=static(0.02, 0 if role == "p" else 100))
+    attention = prepare_inference(model).blocks[0].attn
+    for role in "qkpv":
+        getattr(attention, role).register_forward_hook(lambda _module, _input, y: written.append(y.dtype))
+    for name, layer in (("qkv", torch.nn.Linear(48, 144)), ("proj", torch.nn.Identity())):
+        monkeypatch.setattr(attention, name, layer)
+    x = torch.randn(3, 16, 48, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+        monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: True)
+        monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.bfloat16)
+        narrow = attention(x)
+        for role in "kpv":
+            getattr(attention, role).narrow = False
+        wide = attention(x)
+    assert written == [torch.float32, *[torch.bfloat16] * 3, *[torch.float32] * 4]
+    assert torch.equal(narrow, wide) and len(narrow.unique()) > 100

@@ -5,16 +5,19 @@ import json
 import re
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from qdit.bench.gpu_goals import GOALS
 from qdit.core.errors import DataError
 from qdit.core.intervals import Resamples, write_resamples
+from qdit.core.metrics import significant
 from qdit.core.run import Run
-from qdit.report.pages.benches import STUDIES, bench_files, read_bench
+from qdit.report.pages.benches import STUDIES, bench_files, benches_of, read_bench
 from qdit.report.pages.claims_page import MARKS
 from qdit.report.pages.pairs import BETTER, CHANCE, SELF, UNSURE, WORSE, rankings
 from qdit.report.pages.run_report import LIMIT, build_index, index_text, load_index
@@ -293,6 +296,22 @@ def test_numbers_of_a_benchmark_by_hand(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text('{"bench": "latency"}', encoding="utf-8")
     with pytest.raises(DataError, match="not a record of `qdit bench`"):
         read_bench(tmp_path / "d.json")
+
+
+def test_goals_on_a_gpu_are_not_measured_without_a_record(tmp_path: Path) -> None:
+    for folder in ("studies", "gpu", "mini"):
+        (tmp_path / folder).mkdir()
+    (absent,) = [read for read in benches_of(tmp_path / "mini") if read.name == "gpu"]
+    assert absent.goals is not None and len(absent.goals.rows) == len(GOALS)
+    assert all(row[1].startswith("not measured") and row[4] == "–" for row in absent.goals.rows)
+    goals = [{"goal": asdict(GOALS[0]), "verdict": "met", "value": 0.0, "why": ""}]
+    measured = {"speed": {"8192x9->9": {"g32": 0.5, "g64": "out of memory"}, "seconds": 2}}
+    card = bench("gpu", device="NVIDIA H100", measured=measured, goals=goals)
+    (tmp_path / "gpu" / "NVIDIA-H100.json").write_text(json.dumps(card), encoding="utf-8")
+    (found,) = benches_of(tmp_path / "mini")
+    assert found.title.endswith("NVIDIA H100") and found.met == 1
+    assert found.measured is not None
+    assert found.measured.rows[0] == ("speed", "8192x9->9", f"g32 {significant(0.5)}; g64 out of memory")
 
 
 def test_a_benchmark_of_the_own_run_stands_instead_of_the_one_that_is_shipped(results: Path) -> None:

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from torch.utils.flop_counter import FlopCounterMode
 
 from qdit.core.errors import ConfigError
 from qdit.core.files import write_json
@@ -16,6 +17,9 @@ from qdit.methods.quantize import options_of
 from qdit.methods.registry import registry
 from qdit.models.config import DiTConfig, STDiT3Config
 from qdit.models.stdit3_flops import forward_flops
+from qdit.search.layers import LayerQuantizer
+from qdit.search.sensitivity import hessian_scores, output_scores
+from qdit.search.space import SearchSpace
 from qdit.workflow import profile as profiles
 from qdit.workflow.calibration_counts import chosen_kind, rows_of, samples_of
 from qdit.workflow.commands import Commands
@@ -30,6 +34,7 @@ from qdit.workflow.cost import (
     measured_speed,
     quantize_evaluations,
     run_jobs,
+    scoring_evaluations,
     search_evaluations,
     speed_of,
 )
@@ -40,6 +45,7 @@ from qdit.workflow.cost_models import evaluation_flops, model_config, network_of
 from qdit.workflow.cost_runs import calibration_kinds
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.profile import Profile, load_profile
+from tests.small_models import inputs, random_dit
 
 SPEED = Speed(1e12, "a test")
 
@@ -79,6 +85,26 @@ def test_evaluations_of_every_step(paper: Profile) -> None:
     search = profiles.search_of(paper, Run(guided, "natural", "allocated-evolution", "w4a8", "common"))
     assert search is not None and search.setting == "dit-256-cfg1.0-s50"
     assert search_evaluations(paper, search) == (500 + 3) * 500 * 50
+    sizes = len(paper["allocation"]["sizes"])
+    for label, passes in (("allocated-ilp", 28 + 1 + sizes), ("allocated-hessian", 1 + 8 + 1 + sizes)):
+        search = profiles.search_of(paper, Run(guided, "natural", label, "w4a8", "common"))
+        assert search is not None and search_evaluations(paper, search) == 256 * passes
+
+
+@pytest.mark.parametrize("probes", [0, 2, 8])
+def test_scores_of_layers_take_the_operations_that_torch_counts(probes: int) -> None:
+    """A forward pass for each block, or one for all draws and no gradients of weights."""
+    config = DiTConfig(input_size=8, in_channels=1, hidden_size=96, depth=3, num_heads=4, num_classes=10)
+    model = random_dit(config)
+    space, quantizer, batches = SearchSpace.of(model, (32, 16, 8), 16), LayerQuantizer(4, 8), [inputs(config, count=4)]
+    with FlopCounterMode(display=False) as counter:
+        if probes:
+            hessian_scores(model, space, batches, quantizer=quantizer, probes=probes)
+        else:
+            output_scores(model, space, batches, quantizer=quantizer)
+    passes = 1 + probes if probes else config.depth
+    expected = scoring_evaluations(4, passes, 3) * evaluation_flops(config)
+    assert 0.9 * expected < counter.get_total_flops() <= expected
 
 
 def test_kinds_of_calibration_data_are_those_of_the_methods_under_their_options(paper: Profile) -> None:

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from qdit.core.devices import torch_device
 from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.core.files import load_tensors, save_tensors
 from qdit.core.seeds import Purpose, torch_generator
@@ -140,7 +141,7 @@ class Trainer:
     """State of one training run. It is saved to `folder/checkpoint.safetensors`, from which the training continues."""
 
     def __init__(self, model_config: DiTConfig, config: TrainingConfig, folder: Path, device: str = "cpu") -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device = config, torch_device(device)
         self.path = folder / "checkpoint.safetensors"
         self.identity = {"model": model_config.to_dict(), "training": asdict(config)}
         self.model = DiT(model_config)

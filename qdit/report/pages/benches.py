@@ -1,11 +1,12 @@
 """Read benchmarks of the kernels from the JSON files of `qdit bench`, as tables for the report."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
 
+from qdit.bench import gpu_goals
 from qdit.core.errors import DataError
 from qdit.core.files import read_json
 from qdit.core.metrics import significant
@@ -18,11 +19,12 @@ TITLES = {
     "memory": "Memory of a model, by mode",
     "latency": "Linear layers: milliseconds by group size",
     "ranges": "Quantizing activations: milliseconds by kind of range",
-    "gpu": "Kernels on a GPU",
+    "gpu": "Goals on a GPU",
     "block": "One block of DiT-XL/2 in integers, one thread",
     "gpu-code": "Instructions of the GPU kernels for each group, and the bounds that follow",
 }
 FLOAT = "torch fp32"
+GOAL_HEADINGS = ("Goal", "Verdict", "Must", "Ambitious", "Measured")
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,23 @@ def studies_folder(results: Path) -> Path:
 
 
 def bench_files(results: Path) -> list[Path]:
-    """Return the files of benchmarks: first those of this profile's run, then those of the studies."""
+    """Return the files of benchmarks: those of this profile's run, then those of the studies, then those of GPUs."""
     run_files = sorted((results / "bench").glob("*.json"))
     study_files = sorted(studies_folder(results).glob("bench-*.json"))
     names = {file.stem for file in run_files}
-    return [*run_files, *(file for file in study_files if file.stem.removeprefix("bench-") not in names)]
+    studies = [file for file in study_files if file.stem.removeprefix("bench-") not in names]
+    gpu_files = sorted((studies_folder(results).parent / "gpu").glob("*.json"))
+    return [*run_files, *studies, *gpu_files]
+
+
+def benches_of(results: Path) -> list[Bench]:
+    """All benchmarks. If there is no record of a GPU, its goals have the verdict "not measured"."""
+    benches = [read_bench(path) for path in bench_files(results)]
+    if any(bench.name == "gpu" for bench in benches):
+        return benches
+    why = {"verdict": "not measured", "why": "needs a GPU; there run `qdit bench gpu`"}
+    goals = tuple(_goal({"goal": asdict(goal), **why}) for goal in gpu_goals.GOALS)
+    return [*benches, Bench("gpu", TITLES["gpu"], Grid(GOAL_HEADINGS, goals, 2), None, "no record in results/gpu")]
 
 
 def read_bench(path: Path) -> Bench:
@@ -83,8 +97,8 @@ def read_bench(path: Path) -> Bench:
         raise DataError(
             f"{path}: not a record of `qdit bench` ({type(problem).__name__}: {problem}); measure again"
         ) from None
-    heading = ("Goal", "Verdict", "Must", "Ambitious", "Measured")
-    return Bench(name, TITLES.get(name, name), Grid(heading, tuple(goals), 2) if goals else None, grid, origin)
+    title = f"{TITLES[name]}: {content.get('device')}" if name == "gpu" else TITLES.get(name, name)
+    return Bench(name, title, Grid(GOAL_HEADINGS, tuple(goals), 2) if goals else None, grid, origin)
 
 
 def _goal(entry: Mapping[str, Any]) -> tuple[str, ...]:
@@ -176,6 +190,17 @@ def _gpu_code(content: Mapping[str, Any]) -> Grid:
     return Grid(heads, tuple(body), 2)
 
 
+def _gpu(content: Mapping[str, Any]) -> Grid:
+    """What each section measured, one row for each entry."""
+    body = []
+    for section, values in content["measured"].items():
+        for name, value in values.items():
+            entries = value.items() if isinstance(value, Mapping) else [("", value)]
+            shown = [f"{key} {significant(x) if isinstance(x, float) else x}".strip() for key, x in entries]
+            body.append((section, name, "; ".join(shown)))
+    return Grid(("Section", "What", "Measured"), tuple(body), 3)
+
+
 def _pivot(
     measured: Iterable[Mapping[str, Any]],
     heading: str,
@@ -205,5 +230,6 @@ GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "latency": _latency,
     "ranges": _ranges,
     "block": _block,
+    "gpu": _gpu,
     "gpu-code": _gpu_code,
 }

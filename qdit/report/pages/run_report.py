@@ -14,7 +14,7 @@ from qdit.core.files import write_text
 from qdit.core.run import Run
 from qdit.report.claims.report import Report, load_report
 from qdit.report.data.rows import Block, Table, is_measured
-from qdit.report.pages.benches import Bench, Grid, bench_files, read_bench
+from qdit.report.pages.benches import Bench, Grid, benches_of
 from qdit.report.pages.claims_page import claim_cards
 from qdit.report.pages.findings import LEAST_HEADINGS, findings, least_damage, short_title
 from qdit.report.pages.leaderboard import leaderboard
@@ -83,7 +83,7 @@ def load_index(profile: Mapping[str, Any], results: Path) -> Index:
         rankings=ranked,
         pictures=pictures,
         sheets=_sheets(tables, results, room),
-        benches=[_bench(path) for path in bench_files(results)],
+        benches=[_bench(bench) for bench in benches_of(results)],
         study=study_grid(results),
         origins=origin,
         origin_rows=_grid("Runs and where they come from", origin.rows),
@@ -181,9 +181,8 @@ def _least(ranked: Mapping[str, Sequence[Ranking]]) -> Markup | None:
     return grid_html("Least damage", LEAST_HEADINGS, rows, texts=3) if rows else None
 
 
-def _bench(path: Path) -> tuple[Bench, Markup, Markup]:
+def _bench(bench: Bench) -> tuple[Bench, Markup, Markup]:
     """A record of a benchmark with its goals and its numbers as markup."""
-    bench = read_bench(path)
     return bench, _grid(f"{bench.title}: goals", bench.goals), _grid(f"{bench.title}: measured", bench.measured)
 
 
