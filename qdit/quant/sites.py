@@ -69,9 +69,7 @@ class QuantizedLinear(nn.Module):
             self.stored_form, self.stored_facts = type(weight), weight.facts()
             tensors = weight.tensors()
             if reserved := RESERVED & tensors.keys():
-                raise ConfigError(
-                    f"weight kind {weight.kind!r}: a tensor has the name {min(reserved)}, which sites use"
-                )
+                raise ConfigError(f"weight kind {weight.kind!r}: sites use the name {min(reserved)} of its tensor")
             for name, tensor in tensors.items():
                 # A copy, since sites may not share tensors in a file: a table can belong to several weights.
                 self.register_buffer(name, tensor.clone(memory_format=torch.contiguous_format))
@@ -85,10 +83,7 @@ class QuantizedLinear(nn.Module):
         self.dense: DenseLinear | None = None
 
     def spec(self) -> dict[str, Any]:
-        """Shape, bits and kinds; with the state dict this is enough to build the module again.
-
-        A site that holds only a uniform weight and a quantizer has no further entries.
-        """
+        """Shape, bits and kinds. With the state dict this is enough to build the module again."""
         is_uniform = self.stored_form is not None and self.stored_form.kind == UNIFORM
         spec = {
             "kind": "linear",
