@@ -231,3 +231,17 @@ class CallSearchJob:
             chunk=self.chunk,
             quantizer=self.quantizer(),
         )
+
+
+def require_calls(kind: str, fresh: int) -> None:
+    """Raise Unsupported if a search on recorded calls has this kind, or measures `fresh` genomes again."""
+    if kind == "response":
+        raise Unsupported(
+            "response: compares features of images, and a transformer of diffusers is measured on recorded calls; take"
+            " racing, evolution, random, ilp or hessian"
+        )
+    if fresh:
+        raise Unsupported(
+            f"fresh {fresh}: a transformer of diffusers is measured on recorded calls, which have no other"
+            " noise; take 0, and compare the images of `qdit pipeline sample`"
+        )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from qdit.core.digest import code_digest
-from qdit.core.errors import ConfigError, Unsupported
+from qdit.core.errors import ConfigError
 from qdit.core.files import sha256_file, sha256_json
 from qdit.core.processes import require_cores
 from qdit.core.seeds import Purpose, derive_seed
@@ -23,7 +23,7 @@ from qdit.sampling.calibration_set import require_sampled_so
 from qdit.sampling.origin import facts_of
 from qdit.sampling.precision import device_of
 from qdit.sampling.protocol import MOST_SEED
-from qdit.search.call_fitness import CallFitness, CallSearchJob
+from qdit.search.call_fitness import CallFitness, CallSearchJob, require_calls
 from qdit.search.clock import Clock, times_path
 from qdit.search.evolution import GenomeSampler, Outcome, evolve, random_search, ranked
 from qdit.search.feature_journal import FeatureJournal
@@ -188,7 +188,7 @@ def check(search: Search, workers: int) -> None:
     if not 0 <= search.seed <= MOST_SEED:  # Python's generator draws the same for -1 as for 1
         raise ConfigError(f"search seed {search.seed}: allowed are whole numbers from 0 to {MOST_SEED}")
     if isinstance(search.job, CallSearchJob):
-        require_calls(search)
+        require_calls(search.kind, search.fresh)
     if search.scored and search.calibration is None:
         raise ConfigError(
             f"{search.kind}: needs calibration data of kind trajectory for the scores of layers; run `qdit calibrate`"
@@ -199,20 +199,6 @@ def check(search: Search, workers: int) -> None:
         require_sampled_so(search.calibration, {name: facts[name] for name in facts if name not in FREE_FACTS})
     if search.kind in SAMPLED:
         _ = search.race
-
-
-def require_calls(search: Search) -> None:
-    """Raise Unsupported for what a search on recorded calls cannot do."""
-    if search.kind == "response":
-        raise Unsupported(
-            "response: compares features of images, and a transformer of diffusers is measured on recorded calls; take"
-            " racing, evolution, random, ilp or hessian"
-        )
-    if search.fresh:
-        raise Unsupported(
-            f"fresh {search.fresh}: a transformer of diffusers is measured on recorded calls, which have no other"
-            " noise; take 0, and compare the images of `qdit pipeline sample`"
-        )
 
 
 def sampled(search: Search, out: Path, workers: int, show: bool) -> dict[str, Any]:
