@@ -25,6 +25,7 @@ from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import Target, distance_to
 from qdit.metrics.statistics import Moments
 from qdit.models.dit import DiT
+from qdit.sampling.batch import chunks_together
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.images import PIXELS, Decoder
 from qdit.sampling.noise import initial_noise, labels, step_noise
@@ -35,9 +36,6 @@ from qdit.search.layers import LayerQuantizer, SwappableModel
 from qdit.search.space import Genome, SearchSpace
 
 Metric = Literal["fid", "fd_fp"]
-
-TOGETHER = 64
-"""Most images in one forward pass. With 128 the activations of a small DiT leave the second-level cache."""
 
 
 class ImageFitness:
@@ -143,12 +141,14 @@ class ImageFitness:
     def _sampled(self, genome: Genome | None, chunks: range) -> list[np.ndarray | None]:
         """Pool features of consecutive chunks, up to the first one that is not finite.
 
-        Up to `TOGETHER` images are computed at a time. This changes no bit of an image.
+        Neighbouring chunks are one batch where this changes no bit (`chunks_together`).
         """
         found: list[np.ndarray | None] = []
-        together = max(1, TOGETHER // self.chunk)
+        if not chunks:
+            return found
+        model = self.swappable.full_precision() if genome is None else self.swappable.use(genome)
+        together = chunks_together(model, self.chunk) if self.protocol.dtype == "float32" else 1
         for first in range(chunks.start, chunks.stop, together):
-            model = self.swappable.full_precision() if genome is None else self.swappable.use(genome)
             for chunk_features in self._sample(model, range(first, min(first + together, chunks.stop))):
                 found.append(chunk_features)
                 self.images_sampled += 0 if genome is None else self.chunk

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from qdit.sampling.batch import chunks_together
 from qdit.sampling.protocol import Protocol
 from qdit.search import fitness
 from qdit.search.job import SearchJob
@@ -23,7 +24,7 @@ def shipped(**options: object) -> fitness.ImageFitness:
 
 @pytest.mark.parametrize("together", [1, 8, 16, 64])
 def test_the_number_of_chunks_in_a_pass_changes_no_bit(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fitness, "TOGETHER", together)
+    monkeypatch.setattr("qdit.sampling.batch.MOST_TOKENS", 16 * together)
     measured = shipped()
     genome = tuple(measured.space.sizes[place % 3] for place in range(len(measured.space.layers)))
     kept = measured._sampled(genome, range(3))
@@ -44,6 +45,7 @@ def test_chunks_behind_one_that_is_not_finite_do_not_count(monkeypatch: pytest.M
     exact = measured.features(measured.space.start, 0)
     monkeypatch.setattr(fitness, "sample", broken)
     before = measured.images_sampled
+    assert chunks_together(measured.swappable.full_precision(), CHUNK) == 8
     first, second = measured._sampled(measured.space.start, range(3))
     assert first is not None and np.array_equal(first, exact) and second is None
     assert measured.images_sampled - before == 2 * CHUNK
