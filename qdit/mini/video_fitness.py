@@ -128,9 +128,12 @@ class VideoFitness(ImageFitness):
             reference=reference,
         )
 
-    def _sample(self, model: Any, chunk: int) -> np.ndarray | None:
-        """Features (chunk, d) of one batch of clips, None if one is not finite."""
-        clips = self._numbers(chunk)
+    def _sample(self, model: Any, chunks: range) -> list[np.ndarray | None]:
+        """Features (chunk, d) of each chunk, None if a clip is not finite. Each chunk is a batch of its own."""
+        return [self._clips(model, self._numbers(chunk)) for chunk in chunks]
+
+    def _clips(self, model: Any, clips: range) -> np.ndarray | None:
+        """Features of one batch of clips, None if one is not finite."""
         text, mask = self.prompts(clips)
         sampled = sample_clips(model, self.protocol, text, mask, clips)
         return self.extractor(self.decode(sampled)).pool if torch.isfinite(sampled).all() else None

@@ -8,9 +8,15 @@ import torch
 from torch import Tensor
 
 from qdit.core.errors import Diverged
+from qdit.kernels import dense
 from qdit.models.dit import DiT
 from qdit.models.network import Network
 from qdit.models.stdit3 import STDiT3
+from qdit.quant.activation import Activation, DynamicActivation, StaticActivation
+from qdit.quant.low_rank import LowRank
+from qdit.quant.sites import QuantizedOperand
+from qdit.quant.temporal import TimestepStaticActivation
+from qdit.quant.transforms import Transform
 from qdit.sampling.families import family_of
 from qdit.sampling.family import Arrays, Conditions, Decoding
 from qdit.sampling.flow_protocol import FlowProtocol
@@ -74,6 +80,34 @@ def sample_clips(
     There is one text for each clip.
     """
     return sample_batch(model, protocol, (text, mask), clips, correction=correction)
+
+
+MOST_TOKENS = 1024
+"""Most tokens of several chunks in one batch. With more, activations of a small DiT leave the second-level cache."""
+
+
+def chunks_together(model: object, chunk: int) -> int:
+    """Number of neighbouring chunks that may be one batch: more than 1 only if that changes no bit of a sample.
+
+    This is so for a DiT on the CPU in float32 whose quantizers compute each sample alone, with oneDNN's products. A
+    dynamic range of the whole batch, an operand of attention, an input transform, a branch, and kinds of a method's own
+    file are not known to do that.
+    """
+    if not isinstance(model, DiT) or device_of(model).type != "cpu" or dense.backend() != "onednn":
+        return 1
+    for module in model.modules():
+        if isinstance(module, QuantizedOperand | Transform | LowRank):
+            return 1
+        if isinstance(module, Activation) and not computes_samples_alone(module):
+            return 1
+    return max(1, MOST_TOKENS // (chunk * model.config.tokens))
+
+
+def computes_samples_alone(activation: Activation) -> bool:
+    """Whether the quantizer's output for a sample is known not to depend on the other samples of a batch."""
+    if type(activation) is DynamicActivation:
+        return activation.sharing != "tensor"
+    return type(activation) in (StaticActivation, TimestepStaticActivation)
 
 
 @dataclass(frozen=True)

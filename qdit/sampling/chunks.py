@@ -1,6 +1,7 @@
 """Chunks of samples (images or clips): chunk files, shards of chunks, and the list of each shard.
 
-A chunk is always computed as one batch of its fixed size. The last batch is padded with samples that are then dropped.
+A chunk has a fixed size. The last one is padded with samples that are then dropped. Neighbouring chunks are computed as
+one batch if the caller knows that this changes no bit.
 A job computes a shard, which is a range of chunks. Existing chunks with the same key are kept, so a killed job
 continues. The key does not depend on the GPU. Each file holds its origin (`qdit.sampling.origin`).
 """
@@ -9,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -126,20 +128,33 @@ def make_chunks(
     origin: Mapping[str, Any],
     columns: tuple[str, ...],
     make: Callable[[range, int], Arrays],
+    *,
+    together: int = 1,
 ) -> list[dict[str, str]]:
     """Compute the missing chunks of a shard. Return the list of all its chunks with their digests.
 
     `make(samples, count)` computes `samples` as one batch and returns the arrays of the first `count`. `columns` are
     the names of these arrays. `origin` is everything that the samples depend on. Each chunk stores the origin and its
-    digest, the key.
+    digest, the key. A batch is `together` chunks. Its first number is a multiple of `together`, so batches are the same
+    after a killed job.
     """
     key, stored = origin_key(origin), np.array(json.dumps(origin, sort_keys=True))
-    for number in tqdm(shard.chunks, desc=f"sampling shard {shard.number}", unit="chunk", mininterval=1):
-        path, first = chunk_path(folder, number), number * shard.chunk
-        count = min(shard.chunk, shard.count - first)
-        if not is_current(path, key, count, columns):
-            samples = make(range(first, first + shard.chunk), count)
-            save_arrays(path, {**samples, "first": np.int64(first), "key": np.array(key), "origin": stored})
+    for _, group in groupby(
+        tqdm(shard.chunks, desc=f"sampling shard {shard.number}", unit="chunk", mininterval=1),
+        key=lambda number: number // together,
+    ):
+        numbers = list(group)
+        counts = {number: min(shard.chunk, shard.count - number * shard.chunk) for number in numbers}
+        missing = [n for n in numbers if not is_current(chunk_path(folder, n), key, counts[n], columns)]
+        if not missing:
+            continue
+        start = numbers[0] * shard.chunk
+        arrays = make(range(start, start + len(numbers) * shard.chunk), sum(counts.values()))
+        for number in missing:
+            at = number * shard.chunk - start
+            samples = {name: values[at : at + counts[number]] for name, values in arrays.items()}
+            facts = {"first": np.int64(number * shard.chunk), "key": np.array(key), "origin": stored}
+            save_arrays(chunk_path(folder, number), {**samples, **facts})
     paths = [chunk_path(folder, number) for number in shard.chunks]
     return [{"file": path.name, "sha256": sha256_file(path)} for path in paths]
 

@@ -18,7 +18,7 @@ from qdit.core.files import sha256_json
 from qdit.models.network import config_class
 from qdit.quant.checkpoint import read_checkpoint
 from qdit.quant.folder import checkpoint_sha256, read_config
-from qdit.sampling.batch import Batches
+from qdit.sampling.batch import Batches, chunks_together
 from qdit.sampling.chunks import SIMULATE, Mode, Shard, copy_equal_samples, handed_on, make_chunks
 from qdit.sampling.families import family_named
 from qdit.sampling.family import AnyFamily, Prompts, Source
@@ -138,7 +138,9 @@ def sample_shard(
 ) -> Path:
     """Compute the missing chunks of one shard and write `shard-<n>.json`, the list of all its chunks."""
     family = family_for(batches.protocol)
-    chunks = make_chunks(shard, folder, origin, (family.pixels, *family.named), batches.columns)
+    together = chunks_together(batches.model, shard.chunk) if batches.protocol.dtype == "float32" else 1
+    columns = (family.pixels, *family.named)
+    chunks = make_chunks(shard, folder, origin, columns, batches.columns, together=together)
     listing = {**shard.listing(origin), "chunks": chunks}
     return shard.write(folder, mode, listing, device=device_of(batches.model))
 

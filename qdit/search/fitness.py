@@ -26,6 +26,7 @@ from qdit.metrics.features import Extractor
 from qdit.metrics.frechet import Target, distance_to
 from qdit.metrics.statistics import Moments
 from qdit.models.dit import DiT
+from qdit.sampling.batch import chunks_together
 from qdit.sampling.guidance import denoiser
 from qdit.sampling.images import PIXELS, Decoder
 from qdit.sampling.noise import initial_noise, labels, step_noise
@@ -102,8 +103,8 @@ class ImageFitness:
         self.check_prefix(images)
         chunks = images // self.chunk
         kept = self._features.setdefault(genome, [])
-        while len(kept) < chunks and not any(chunk_features is None for chunk_features in kept):
-            kept.append(self.features(genome, len(kept)))
+        if not any(chunk_features is None for chunk_features in kept):
+            kept += self._sampled(genome, range(len(kept), chunks))
         finite = [chunk_features for chunk_features in kept[:chunks] if chunk_features is not None]
         if len(finite) < chunks:
             return math.inf
@@ -115,10 +116,7 @@ class ImageFitness:
         The result is None if an image is not finite. Nothing is stored. The chunk may lie beyond the images of the
         fitness.
         """
-        if genome is None:
-            return self._sample(self.swappable.full_precision(), chunk)
-        self.images_sampled += self.chunk
-        return self._sample(self.swappable.use(genome), chunk)
+        return self._sampled(genome, range(chunk, chunk + 1))[0]
 
     def forget(self) -> None:
         """Delete the stored features of all genomes."""
@@ -127,8 +125,7 @@ class ImageFitness:
     def _target(self, chunks: int) -> Target:
         if self._reference_target is not None:
             return self._reference_target
-        while len(self._full) < chunks:
-            chunk_features = self.features(None, len(self._full))
+        for chunk_features in self._sampled(None, range(len(self._full), chunks)):
             if chunk_features is None:
                 raise ConfigError(
                     "full-precision images hold NaN or infinity, so no genome can be compared with them; check the"
@@ -139,10 +136,29 @@ class ImageFitness:
             self._targets[chunks] = Target.of(np.concatenate(self._full[:chunks]))
         return self._targets[chunks]
 
-    def _sample(self, model: DiT, chunk: int) -> np.ndarray | None:
-        """Pool features (chunk, d) of one batch of images, None if one is not finite."""
-        noise, labels = self._start(chunk)
-        numbers = self._numbers(chunk)
+    def _sampled(self, genome: Genome | None, chunks: range) -> list[np.ndarray | None]:
+        """Pool features of consecutive chunks, up to the first one that is not finite.
+
+        Neighbouring chunks are one batch where this changes no bit (`chunks_together`).
+        """
+        found: list[np.ndarray | None] = []
+        if not chunks:
+            return found
+        model = self.swappable.full_precision() if genome is None else self.swappable.use(genome)
+        together = chunks_together(model, self.chunk) if self.protocol.dtype == "float32" else 1
+        for first in range(chunks.start, chunks.stop, together):
+            for chunk_features in self._sample(model, range(first, min(first + together, chunks.stop))):
+                found.append(chunk_features)
+                self.images_sampled += 0 if genome is None else self.chunk
+                if chunk_features is None:
+                    return found
+        return found
+
+    def _sample(self, model: DiT, chunks: range) -> list[np.ndarray | None]:
+        """Pool features (chunk, d) of each chunk, all in one batch. None if an image of the chunk is not finite."""
+        starts = [self._start(chunk) for chunk in chunks]
+        noise, labels = (torch.cat(tensors) for tensors in zip(*starts, strict=True))
+        numbers = range(chunks.start * self.chunk, chunks.stop * self.chunk)
 
         def noise_of(step: int) -> Tensor:
             return step_noise(tuple(noise.shape[1:]), self.protocol.seed, numbers, step).to(noise.device)
@@ -154,7 +170,12 @@ class ImageFitness:
                 respaced(self.protocol.steps),
                 step_noise=noise_of if self.protocol.sampler == "ddpm" else None,
             )
-        return self.extractor(self.decoder(x0.float())).pool if torch.isfinite(x0).all() else None
+        parts = x0.float().split(self.chunk)
+        are_finite = [bool(torch.isfinite(part).all()) for part in parts]
+        finite = [part for part, is_finite in zip(parts, are_finite, strict=True) if is_finite]
+        pool = self.extractor(self.decoder(torch.cat(finite))).pool if finite else np.empty((0, 0))
+        rest = iter(np.split(pool, max(1, len(finite))))
+        return [next(rest) if is_finite else None for is_finite in are_finite]
 
     def _numbers(self, chunk: int) -> range:
         return range(chunk * self.chunk, (chunk + 1) * self.chunk)

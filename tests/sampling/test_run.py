@@ -55,6 +55,12 @@ class Run:
         return {path.name: path.read_bytes() for path in sorted(self.folder.glob("*.npz"))}
 
 
+@pytest.fixture(autouse=True)
+def chunk_by_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each chunk is a batch of its own here; `test_together.py` has several chunks in one."""
+    monkeypatch.setattr("qdit.sampling.batch.MOST_TOKENS", 1)
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda p: f"{p.sampler}-{p.cfg_scale}")
 def test_one_job_or_many_in_any_order_give_the_same_bytes(dit, tmp_path, protocol: Protocol) -> None:
     one, many = Run(dit, tmp_path / "one", protocol), Run(dit, tmp_path / "many", protocol)
