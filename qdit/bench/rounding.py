@@ -16,11 +16,12 @@ from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.apply import calibrate_static, round_weights
+from qdit.quant.block_pass import block_pass
 from qdit.quant.learnable import Learner, fast_gradients
 from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import block_units
 from qdit.quant.store import capture_rows
-from qdit.quant.unit_learning import Reconstruction, optimize
+from qdit.quant.unit_learning import Autograd, Reconstruction, optimize
 
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=1, num_heads=6, num_classes=10)
 ROWS, BATCH, ITERATIONS = 64, 16, 200
@@ -76,7 +77,7 @@ def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: 
     with fast_gradients(model, unit.name):
         optimize(
             learner,
-            lambda rows: block(*(argument[rows] for argument in inputs)),
+            block_pass(block, inputs) or Autograd(lambda rows: block(*(argument[rows] for argument in inputs))),
             targets,
             schedule,
             name=unit.name,
