@@ -32,6 +32,8 @@ class ScalePass:
         self.scale = learned.scale
         self.levels = 2**learned.quantizer.bits - 1
         self.zero_point = float(learned.quantizer.zero_point)
+        self.gradient = torch.zeros_like(self.scale.detach())
+        self.memory = self.gradient.numpy()
 
     @property
     def learns(self) -> bool:
@@ -45,7 +47,8 @@ class ScalePass:
     def keep(self, gradient: float) -> None:
         """Keep the gradient of the scale if it is learned."""
         if self.learns:
-            self.scale.grad = torch.full_like(self.scale, gradient)
+            self.memory[...] = gradient
+            self.scale.grad = self.gradient
 
 
 class LinearPass:
@@ -138,9 +141,7 @@ class BlockPass:
         """Error (), float64, of these rows. The gradients of all weights and scales that are learned are kept."""
         buffers, chosen = self._buffers_for(len(rows.on_cpu)), rows.on_cpu
         modulation = self.of_all if self.modulation is None else self.modulation.forward(chosen)
-        buffers.begin(
-            chosen, self.x, targets.whole(), modulation, of_all=self.modulation is None, power=power
-        )
+        buffers.begin(chosen, self.x, targets.whole(), modulation, of_all=self.modulation is None, power=power)
         buffers.set_grids({place: scale.grid() for place, scale in self.scales.items()})
         self._forward(buffers)
         self._backward(buffers)

@@ -22,22 +22,29 @@ struct Head {
     alignas(64) float turned[kMostTokens * kMostChannels], p[kMostTokens * kMostTokens], of_p[kMostTokens * kMostTokens];
 };
 
-// Rows of one head in memory, `stride` apart.
+QDIT_INLINE void copy(const float* from, int64_t channels, float* to) {
+    const int64_t eights = channels / kEight * kEight;
+    Eight v;
+    for (int64_t c = 0; c < eights; c += kEight) {
+        load(v, from + c);
+        store(to + c, v);
+    }
+    for (int64_t c = eights; c < channels; ++c) to[c] = from[c];
+}
+
+// Rows of one head in memory, `stride` apart. Behind them zeros, in whole lanes, for `through_grid`.
 QDIT_INLINE void take(const float* from, int64_t stride, int64_t tokens, int64_t channels, float* to) {
-    const int64_t padded = whole(channels, kEight);
+    const int64_t padded = whole(channels, kEight), end = whole(tokens * padded, kLanes);
     for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t c = 0; c < channels; ++c) to[t * padded + c] = from[t * stride + c];
+        copy(from + t * stride, channels, to + t * padded);
         for (int64_t c = channels; c < padded; ++c) to[t * padded + c] = 0.f;
     }
-    // whole lanes for `through_grid`
-    for (int64_t i = tokens * padded; i < whole(tokens * padded, kLanes); ++i) to[i] = 0.f;
+    for (int64_t i = tokens * padded; i < end; ++i) to[i] = 0.f;
 }
 
 QDIT_INLINE void put(const float* from, int64_t tokens, int64_t channels, float* to, int64_t stride) {
     const int64_t padded = whole(channels, kEight);
-    for (int64_t t = 0; t < tokens; ++t) {
-        for (int64_t c = 0; c < channels; ++c) to[t * stride + c] = from[t * padded + c];
-    }
+    for (int64_t t = 0; t < tokens; ++t) copy(from + t * padded, channels, to + t * stride);
 }
 
 // [token][channel] -> [channel][token].
