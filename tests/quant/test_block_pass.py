@@ -16,7 +16,7 @@ from qdit.kernels.library import available, backend
 from qdit.models.config import DiTConfig
 from qdit.models.dit import DiTBlock
 from qdit.models.roles import CORE_ROLES, select
-from qdit.quant.activation import FactoredActivation, StaticActivation
+from qdit.quant.activation import DynamicActivation, FactoredActivation, StaticActivation
 from qdit.quant.apply import calibrate_static, round_weights
 from qdit.quant.block_pass import BlockPass, block_pass
 from qdit.quant.learnable import LearnedScale, LearningGelu, SoftLinear
@@ -76,12 +76,12 @@ def operand(case: Case, name: str) -> nn.Module:
     bits = case.operand_bits
     if bits is None:
         return nn.Identity()
-    quantizer = static(bits, scale=0.3, zero_point=2 ** (bits - 1)) if name != "p" else static(bits, scale=0.05, zero_point=0)
+    quantizer = (
+        static(bits, scale=0.3, zero_point=2 ** (bits - 1)) if name != "p" else static(bits, scale=0.05, zero_point=0)
+    )
     if name == "v" and case.factor:
         factor = numbers(case, case.heads, 1, case.channels, seed=7).abs() + 0.5
-        quantizer = FactoredActivation(
-            bits=bits, scale=quantizer.scale, zero_point=quantizer.zero_point, factor=factor
-        )
+        quantizer = FactoredActivation(bits=bits, scale=quantizer.scale, zero_point=quantizer.zero_point, factor=factor)
     learned = LearnedScale(quantizer, learn=case.learn != "rounding")
     return QuantizedOperand(learned)  # type: ignore[arg-type]
 
@@ -216,12 +216,14 @@ cases = st.builds(
 @example(case=Case(heads=4, channels=12, tokens=17, operand_bits=8, modulation=True, factor=True, power=2.4))
 @example(case=Case(operand_bits=4, modulation=True, learn="rounding"))
 @example(case=Case(operand_bits=8, learn="scales", power=2.4))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_error_and_gradients_are_those_of_float64(case: Case) -> None:
     block, (tokens, conditions, targets) = block_of(case), stores_of(case)
     written = block_pass(block, (tokens, conditions))
     assert written is not None
-    rows = Rows.of(torch.randint(SAMPLES, (case.batch,), generator=torch.Generator().manual_seed(4)), torch.device("cpu"))
+    rows = Rows.of(
+        torch.randint(SAMPLES, (case.batch,), generator=torch.Generator().manual_seed(4)), torch.device("cpu")
+    )
     error = written.gradients(rows, targets, case.power)
     gradients, exact = taken_gradients(block), in_float64(case, block, written)
     y = exact(tokens.whole()[rows.on_cpu].double(), conditions.whole()[rows.on_cpu].double())
@@ -237,4 +239,113 @@ def test_error_and_gradients_are_those_of_float64(case: Case) -> None:
         assert distance < 1e-5, f"{name}: {distance:.1e}"
     of_scales = torch.tensor([[float(gradients[n]), float(expected[n])] for n in gradients if n.endswith("scale")])
     if len(of_scales):
-        torch.testing.assert_close(of_scales[:, 0], of_scales[:, 1], rtol=1e-3, atol=2e-5 * float(of_scales.abs().max()))
+        torch.testing.assert_close(
+            of_scales[:, 0], of_scales[:, 1], rtol=1e-4, atol=1e-5 * float(of_scales.abs().max())
+        )
+
+
+def test_all_variants_of_the_library_give_the_same_bits() -> None:
+    case, results = Case(tokens=19, operand_bits=8, modulation=True, factor=True, power=2.4), []
+    for name in (name for name in available() if name != "torch"):
+        block, (tokens, conditions, targets) = block_of(case), stores_of(case)
+        with forcing(name):
+            written = block_pass(block, (tokens, conditions))
+        assert written is not None
+        error = written.gradients(Rows.of(torch.tensor([3, 0, 3]), torch.device("cpu")), targets, case.power)
+        results.append((error, taken_gradients(block)))
+    for error, gradients in results[1:]:
+        assert torch.equal(error, results[0][0])
+        assert all(torch.equal(gradient, results[0][1][name]) for name, gradient in gradients.items())
+
+
+@pytest.mark.parametrize("learn", ["both", "scales"])
+def test_it_learns_what_torch_learns(learn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves agree until the regularizer turns rounding errors into other codes; then the losses are alike."""
+    curves, batch = [], inputs(count=32, seed=3)
+    for written in (True, False):
+        if not written:
+            monkeypatch.setattr("qdit.quant.reconstruction.block_pass", lambda *_: None)
+        model = random_dit()
+        sites = select(model.sites(), roles=CORE_ROLES)
+        round_weights(model, sites, bits=3, rule=minmax)
+        calibrate_static(model, sites, [batch], bits=6, rule=minmax)
+        config = Reconstruction(iterations=40, batch=8, rounding_rate=2e-2, scale_rate=1e-3, warmup=0.5)
+        log = reconstruct(model, random_dit(), block_units(sites)[:1], lambda: [batch], config, learn=learn)
+        (unit,) = log["units"]
+        curves.append([unit["before"], *(loss for _, loss in unit["points"]), unit["after"]])
+    warm_up = 1 + 10  # a point for every second iteration
+    torch.testing.assert_close(torch.tensor(curves[0][:warm_up]), torch.tensor(curves[1][:warm_up]), rtol=1e-2, atol=0)
+    assert curves[0][-1] < curves[0][0] and curves[0][-1] == pytest.approx(curves[1][-1], rel=0.15)
+
+
+def test_blocks_of_our_dit_take_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this test, a change of the modules could silently leave every block to torch."""
+    stages: list[Stage] = []
+    monkeypatch.setattr("qdit.kernels.block.BlockBuffers.run", lambda _self, stage: stages.append(stage))
+    model, batch = random_dit(), inputs(count=8)
+    sites = select(model.sites(), roles=CORE_ROLES)
+    round_weights(model, sites, bits=4, rule=minmax)
+    config = Reconstruction(iterations=1, batch=4)
+    monkeypatch.setattr("qdit.quant.rounding.RoundingSteps.step", lambda *_: None)  # the gradients are not computed
+    reconstruct(model, random_dit(), block_units(sites)[:1], lambda: [batch], config, learn="rounding")
+    assert stages == [*list(Stage)[:5], *list(Stage)[5:8]]
+
+
+def test_what_is_of_another_kind_is_left_to_torch() -> None:
+    case = Case(operand_bits=8, modulation=True)
+    tokens, conditions, _ = stores_of(case)
+    assert isinstance(block_pass(block_of(case), (tokens, conditions)), BlockPass)
+    with forcing("torch"):
+        assert block_pass(block_of(case), (tokens, conditions)) is None
+    assert block_pass(block_of(case).mlp, (tokens, conditions)) is None
+    assert block_pass(block_of(case), (tokens,)) is None
+    assert block_pass(block_of(case), (RowStore.of(tokens.whole().double()), conditions)) is None
+    for change in CHANGES:
+        block = block_of(case)
+        change(block)
+        assert block_pass(block, (tokens, conditions)) is None, change.__name__
+    narrow = Case(heads=2, channels=12)  # a width of 24 is no multiple of 16
+    assert block_pass(block_of(narrow), stores_of(narrow)[:2]) is None
+
+
+def folded_norm(block: DiTBlock) -> None:
+    block.norm1 = FoldedLayerNorm(inverse=torch.ones(48), offset=torch.zeros(48))
+
+
+def plain_linear(block: DiTBlock) -> None:
+    block.mlp.fc1 = nn.Linear(48, 192)
+
+
+def transformed(block: DiTBlock) -> None:
+    block.mlp.fc1.transform = Chain([Divide(torch.full((48,), 2.0))])
+
+
+def two_scales(block: DiTBlock) -> None:
+    quantizer = StaticActivation(bits=8, scale=torch.ones(2), zero_point=torch.zeros(2))
+    block.attn.proj.activation = LearnedScale(quantizer, learn=True)
+
+
+def exact_gelu(block: DiTBlock) -> None:
+    block.mlp.act = nn.GELU()
+
+
+def dynamic_operand(block: DiTBlock) -> None:
+    block.attn.k = QuantizedOperand(DynamicActivation(bits=8, group_size=None))
+
+
+CHANGES = [folded_norm, plain_linear, transformed, two_scales, exact_gelu, dynamic_operand]
+
+
+def test_torch_computes_a_unit_that_is_left_to_it() -> None:
+    case = Case()
+    block, (tokens, conditions, targets) = block_of(case), stores_of(case)
+    rows = Rows.of(torch.tensor([1, 4]), torch.device("cpu"))
+    error = Autograd(lambda rows: block(tokens[rows], conditions[rows])).gradients(rows, targets, 2.0)
+    expected, of_torch = taken_gradients(block), float(error)
+    for value in learned_in(block).values():
+        value.grad = None
+    written = block_pass(block, (tokens, conditions))
+    assert written is not None
+    assert float(written.gradients(rows, targets, 2.0)) == pytest.approx(of_torch, rel=1e-2)
+    for name, gradient in taken_gradients(block).items():
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), expected[name].flatten(), dim=0) > 0.99

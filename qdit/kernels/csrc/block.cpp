@@ -235,7 +235,7 @@ QDIT_INLINE void run(int stage, Block& b, Head& head) {
         case kFirstNorm:
             return first_norm(b);
         case kAttention:
-            attention_forward(b, head);
+            attention<true>(b, head);
             for (int64_t row = 0; row < b.samples * b.tokens; ++row) enter_linear(b, kProjection, row, b.width);
             return;
         case kSecondNorm:
@@ -251,7 +251,7 @@ QDIT_INLINE void run(int stage, Block& b, Head& head) {
             return second_norm_backward(b);
         case kAttentionBackward:
             for (int64_t row = 0; row < b.samples * b.tokens; ++row) leave_linear(b, kProjection, row, b.width);
-            return attention_backward(b, head);
+            return attention<false>(b, head);
         case kFirstBackward:
             return first_norm_backward(b);
     }
