@@ -51,6 +51,7 @@ class _Block(ctypes.Structure):
         *((name, ctypes.c_float) for name in ("epsilon", "attention_scale", "power")),
         *((name, ctypes.c_void_p) for name in ("chosen", "x", "targets", "modulation")),
         ("modulation_of_all", ctypes.c_int64),
+        ("bias", _FOUR),
         ("factor", ctypes.c_void_p),
         ("grids", (ctypes.c_float * 3) * _EIGHT),
         *((name, _FOUR) for name in ("entered", "rounded", "output", "of_output", "of_entered")),
@@ -83,14 +84,16 @@ class BlockBuffers:
     """Memory of one iteration, and the passes over it. The products read and write the same memory.
 
     Rows are tokens: R = samples · tokens. For each linear: `rounded` (R, in) is its input, `output` (R, out), and their
-    gradients are `of_entered` (R, in) and `of_output` (R, out). Inputs before their quantizer are kept for the linears
-    in `quantized`. `of_modulation` (samples, 6, width) exists if `learns_modulation`.
+    gradients are `of_entered` (R, in) and `of_output` (R, out). A product is written to `output` without its bias; the
+    next pass adds it. Inputs before their quantizer are kept for the linears in `quantized`. `of_modulation` (samples,
+    6, width) exists if `learns_modulation`.
     """
 
     def __init__(
         self,
         compiled_backend: Backend,
         shape: Shape,
+        biases: Sequence[Tensor],
         *,
         quantized: Sequence[str] = (),
         factor: Tensor | None = None,
@@ -114,7 +117,7 @@ class BlockBuffers:
         sizes = {"middle": rows * width, "slope": rows * hidden, "gradient": rows * width, "statistics": 4 * rows}
         sizes["weights"] = shape.samples * shape.heads * shape.tokens * padded
         single = {name: torch.empty(size) for name, size in sizes.items()}
-        self._kept = (entered, single, factor)
+        self._kept = (entered, single, factor, list(biases))
         self.block = _Block(
             samples=shape.samples,
             tokens=shape.tokens,
@@ -130,6 +133,7 @@ class BlockBuffers:
         )
         for name in ("rounded", "output", "of_output", "of_entered"):
             setattr(self.block, name, _FOUR(*(tensor.data_ptr() for tensor in getattr(self, name))))
+        self.block.bias = _FOUR(*(bias.data_ptr() for bias in biases))
         self.block.entered = _FOUR(*(tensor.data_ptr() for tensor in entered))
         assert compiled_backend.library.qdit_block_bytes() == ctypes.sizeof(_Block)
         self._address = ctypes.addressof(self.block)

@@ -61,8 +61,8 @@ class LinearPass:
         self.of_weight = torch.empty_like(self.weight)
 
     def forward(self, x: Tensor, output: Tensor) -> None:
-        """Write the output (rows, out)."""
-        torch.addmm(self.bias, x, self.weight.t(), out=output)
+        """Write the product (rows, out), without the bias."""
+        torch.mm(x, self.weight.t(), out=output)
 
     def backward(self, x: Tensor, of_output: Tensor, of_input: Tensor | None) -> None:
         """Write the gradient of the input (rows, in) if there is a place for it; keep that of a learned weight."""
@@ -90,9 +90,7 @@ class ModulationPass:
         if self.scale is not None:
             self.grid = self.scale.grid()
             self.rounded = on_grid(self.backend, self.entered, *self.grid)
-        output = self.entered.new_empty(len(rows), len(self.linear.weight))
-        self.linear.forward(self.rounded, output)
-        return output
+        return torch.addmm(self.linear.bias, self.rounded, self.linear.weight.t())
 
     def backward(self, of_output: Tensor) -> None:
         """Keep the gradients of the weight and of the scale."""
@@ -131,8 +129,9 @@ class BlockPass:
             shape = Shape(samples, self.x.shape[1], self.heads, self.x.shape[2], self.hidden)
             quantized = [name for place, name in enumerate(LINEARS) if place in self.scales]
             learns = self.modulation is not None
+            biases = [linear.bias for linear in self.linears]
             self.buffers = BlockBuffers(
-                self.backend, shape, quantized=quantized, factor=self.factor, learns_modulation=learns
+                self.backend, shape, biases, quantized=quantized, factor=self.factor, learns_modulation=learns
             )
         return self.buffers
 

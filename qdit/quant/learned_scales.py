@@ -10,11 +10,14 @@ from torch import nn
 from qdit.kernels.learning import BETAS, EPSILON
 from qdit.quant.adam import Adam
 
+FEW = 32
+"""Most scales whose steps Python computes."""
+
 
 class Scales:
     """Adam for the activation scales of a unit. They lie in one tensor and stay positive.
 
-    On a CPU numpy computes the steps. They are a few numbers: an operation of torch takes 5 to 20 times as long.
+    On a CPU Python computes the steps of a few scales, since an operation of torch takes longer than all of them.
     """
 
     def __init__(self, scales: Sequence[nn.Parameter]) -> None:
@@ -25,8 +28,8 @@ class Scales:
         sizes = [scale.numel() for scale in self.parameters]
         for scale, share in zip(self.parameters, self.values.detach().split(sizes), strict=True):
             scale.data = share.view_as(scale)
-        plain = self.values.device.type == "cpu" and self.values.dtype == torch.float32
-        self.few = FewAdam(self.values.detach().numpy()) if plain else None
+        few = self.values.device.type == "cpu" and self.values.numel() <= FEW
+        self.few = FewAdam(self.values.detach().numpy()) if few else None
         self.adam = Adam([self.values])
 
     def step(self, rate: float) -> None:
@@ -38,7 +41,7 @@ class Scales:
         if not self.parameters:
             return
         if self.few is not None:
-            self.few.step(rate, [gradient_of(scale) for scale in self.parameters])
+            self.few.step(rate, [number for scale in self.parameters for number in gradients_of(scale)])
         else:
             self._step_of_torch(rate)
         for scale in self.parameters:
@@ -57,27 +60,25 @@ class Scales:
         return not self.parameters or bool((self.values.isfinite() & (self.values > 0)).all())
 
 
-def gradient_of(scale: nn.Parameter) -> np.ndarray:
-    """The stored gradient of a scale as a flat array; zeros if there is none."""
-    return np.zeros(scale.numel(), np.float32) if scale.grad is None else scale.grad.numpy().reshape(-1)
+def gradients_of(scale: nn.Parameter) -> list[float]:
+    """The stored gradients of the numbers of a scale; zeros if there are none."""
+    return [0.0] * scale.numel() if scale.grad is None else scale.grad.flatten().tolist()
 
 
 class FewAdam:
-    """Steps of Adam for a few float32 numbers in memory of numpy: beta1 0.9, beta2 0.999, epsilon 1e-8."""
+    """Steps of Adam for a few numbers in memory of numpy: beta1 0.9, beta2 0.999, epsilon 1e-8."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.steps = values, 0
-        self.mean, self.square = np.zeros_like(values), np.zeros_like(values)
+        self.means, self.squares = [0.0] * len(values), [0.0] * len(values)
 
-    def step(self, rate: float, gradients: Sequence[np.ndarray]) -> None:
-        """Take one step. The gradients are those of consecutive shares of the values."""
-        gradient = np.concatenate(gradients)
+    def step(self, rate: float, gradients: Sequence[float]) -> None:
+        """Take one step with one gradient for each value."""
         self.steps += 1
-        self.mean += np.float32(0.1) * (gradient - self.mean)
-        self.square *= np.float32(0.999)
-        self.square += np.float32(0.001) * gradient * gradient
-        root = np.float32(math.sqrt(1 - BETAS[1] ** self.steps))
-        change = np.float32(rate / (1 - BETAS[0] ** self.steps)) * self.mean
-        after = self.values - change / (np.sqrt(self.square) / root + np.float32(EPSILON))
-        # a NaN stays, and is refused
-        self.values[:] = np.where(after <= 0, self.values / 2, after)
+        share = rate / (1 - BETAS[0] ** self.steps)
+        root = math.sqrt(1 - BETAS[1] ** self.steps)
+        for place, (before, gradient) in enumerate(zip(self.values.tolist(), gradients, strict=True)):
+            mean = self.means[place] = BETAS[0] * self.means[place] + (1 - BETAS[0]) * gradient
+            square = self.squares[place] = BETAS[1] * self.squares[place] + (1 - BETAS[1]) * gradient * gradient
+            after = before - share * mean / (math.sqrt(square) / root + EPSILON)
+            self.values[place] = before / 2 if after <= 0 else after  # a NaN stays, and is refused

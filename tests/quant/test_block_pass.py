@@ -154,7 +154,7 @@ def inputs_of_quantizers(case: Case, written: BlockPass) -> list[Tensor]:
     """What the quantizers of `GRIDS` got in float32, in the shapes of the modules."""
     buffers = written.buffers
     assert buffers is not None
-    entered, _, _ = buffers._kept
+    entered = buffers._kept[0]
     shape = (case.batch, case.tokens, 3, case.heads, case.channels)
     q, k, v = buffers.output[0].view(shape).permute(2, 0, 3, 1, 4)
     padded = -(-case.tokens // 16) * 16

@@ -49,6 +49,13 @@ QDIT_INLINE void norm_row(const Block& b, const float* x, const float* shift, co
     statistics[1] = inverse;
 }
 
+// The outputs of the products have no bias yet.
+QDIT_INLINE void add_bias(const Block& b, Linear linear, int64_t row, int64_t width) {
+    const float* __restrict bias = b.bias[linear];
+    float* __restrict output = b.output[linear] + row * width;
+    for (int64_t i = 0; i < width; ++i) output[i] = output[i] + bias[i];
+}
+
 // sums = x + gate x y
 QDIT_INLINE void gated_sum(const float* __restrict x, const float* __restrict gate, const float* __restrict y, int64_t count,
                            float* __restrict sums) {
@@ -125,6 +132,7 @@ QDIT_INLINE void second_norm(Block& b) {
         const float* gate = modulation_of(b, sample, kGate1);
         for (int64_t token = 0; token < b.tokens; ++token, ++row) {
             float* middle = b.middle + row * b.width;
+            add_bias(b, kProjection, row, b.width);
             gated_sum(input_row(b, sample, token), gate, b.output[kProjection] + row * b.width, b.width, middle);
             norm_row(b, middle, shift, scale, b.entered[kFc1] + row * b.width, statistics + 2 * row);
             enter_linear(b, kFc1, row, b.width);
@@ -135,6 +143,7 @@ QDIT_INLINE void second_norm(Block& b) {
 QDIT_INLINE void gelu_forward(Block& b) {
     for (int64_t row = 0; row < b.samples * b.tokens; ++row) {
         const int64_t at = row * b.hidden;
+        add_bias(b, kFc1, row, b.hidden);
         gelu_of(b.output[kFc1] + at, b.hidden, b.entered[kFc2] + at, b.slope + at);
         enter_linear(b, kFc2, row, b.hidden);
     }
@@ -185,6 +194,7 @@ QDIT_INLINE void loss(Block& b) {
             const float* __restrict target = b.targets + (b.chosen[sample] * b.tokens + token) * b.width;
             const float *middle = b.middle + row * b.width, *out = b.output[kFc2] + row * b.width;
             float *__restrict gradient = b.gradient + row * b.width, *of_out = b.of_output[kFc2] + row * b.width;
+            add_bias(b, kFc2, row, b.width);
             gated_sum(middle, gate, out, b.width, gradient);
             for (int64_t i = 0; i < b.width; ++i) gradient[i] = gradient[i] - target[i];
             error += error_of_row(gradient, b.width, b.power, factor);
@@ -235,6 +245,7 @@ QDIT_INLINE void run(int stage, Block& b, Head& head) {
         case kFirstNorm:
             return first_norm(b);
         case kAttention:
+            for (int64_t row = 0; row < b.samples * b.tokens; ++row) add_bias(b, kQkv, row, 3 * b.width);
             attention<true>(b, head);
             for (int64_t row = 0; row < b.samples * b.tokens; ++row) enter_linear(b, kProjection, row, b.width);
             return;

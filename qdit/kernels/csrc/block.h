@@ -20,6 +20,7 @@ struct Block {
     const float *x, *targets;   // (all samples, tokens, width)
     const float* modulation;    // (samples, 6, width), or (all samples, 6, width)
     int64_t modulation_of_all;
+    const float* bias[kLinears];
     const float* factor;        // (width): V is multiplied by it before its quantizer and divided after it; or null
     float grids[kGrids][3];     // scale, zero point, levels; 0 levels: no quantizer
     float *entered[kLinears], *rounded[kLinears];  // inputs before and after the quantizer; the same without one
