@@ -104,7 +104,6 @@ def block_of(case: Case) -> DiTBlock:
 
 
 def stores_of(case: Case) -> tuple[RowStore, RowStore, RowStore]:
-    """Tokens, conditions and targets."""
     width = case.heads * case.channels
     tokens, targets = (numbers(case, SAMPLES, case.tokens, width, seed=seed) for seed in (1, 2))
     return RowStore.of(tokens), RowStore.of(numbers(case, SAMPLES, width, seed=3)), RowStore.of(targets)
