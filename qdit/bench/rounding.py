@@ -16,15 +16,17 @@ from qdit.models.config import DiTConfig
 from qdit.models.dit import DiT
 from qdit.models.roles import CORE_ROLES, linear_of, select
 from qdit.quant.apply import calibrate_static, round_weights
+from qdit.quant.block_pass import block_pass
 from qdit.quant.learnable import Learner, fast_gradients
 from qdit.quant.ranges import minmax
 from qdit.quant.reconstruction import block_units
 from qdit.quant.store import capture_rows
-from qdit.quant.unit_learning import Reconstruction, optimize
+from qdit.quant.unit_learning import Autograd, Reconstruction, optimize
 
 MINI = DiTConfig(input_size=8, in_channels=1, hidden_size=144, depth=1, num_heads=6, num_classes=10)
 ROWS, BATCH, ITERATIONS = 64, 16, 200
-PRODUCTS, COMPILED, TORCH = "matrix products alone", "as it runs here", "torch's operations"
+PRODUCTS, COMPILED = "matrix products alone", "as it runs here"
+AUTOGRAD, TORCH = "gradients by torch, compiled steps", "torch's operations"
 Learn = Literal["rounding", "both", "scales"]
 KINDS: tuple[Learn, ...] = ("rounding", "both", "scales")
 
@@ -47,6 +49,7 @@ def measure(
         calls: dict[str, Callable[[], object]] = {
             PRODUCTS: partial(_products, model, BATCH, iterations),
             COMPILED: learning,
+            AUTOGRAD: partial(learning, by_torch=True),
             TORCH: partial(_with_torch, learning),
         }
         for candidate, timing in interleaved(calls, repeats).items():
@@ -63,7 +66,7 @@ def _batch(config: DiTConfig) -> tuple[Tensor, Tensor, Tensor]:
     return x, torch.randint(1000, (ROWS,), generator=generator), torch.randint(10, (ROWS,), generator=generator)
 
 
-def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: int) -> None:
+def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: int, *, by_torch: bool = False) -> None:
     """Learn one block; quantizing and capturing take part of the time, that of about five iterations."""
     model = deepcopy(reference).requires_grad_(False)
     sites = select(model.sites(), roles=CORE_ROLES)
@@ -76,10 +79,11 @@ def _learn(reference: DiT, batch: tuple[Tensor, ...], learn: Learn, iterations: 
     learner = Learner(model, reference, unit.sites, rounding=learn != "scales", scales=learn != "rounding")
     block = model.get_submodule(unit.name)
     schedule = Reconstruction(iterations, BATCH, rounding_rate=5 / iterations, scale_rate=1e-4)
+    automatic = Autograd(lambda rows: block(*(argument[rows] for argument in inputs)))
     with fast_gradients(model, unit.name):
         optimize(
             learner,
-            lambda rows: block(*(argument[rows] for argument in inputs)),
+            automatic if by_torch else block_pass(block, inputs) or automatic,
             targets,
             schedule,
             name=unit.name,

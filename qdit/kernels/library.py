@@ -33,7 +33,7 @@ NEEDS = {
 }
 """Machine and feature without which a variant does not run."""
 
-VERSION = 5
+VERSION = 6
 
 
 @dataclass(frozen=True)
@@ -199,6 +199,9 @@ def _declare_learning(library: ctypes.CDLL) -> None:
     library.qdit_on_grid.restype = library.qdit_gelu.restype = None
     library.qdit_lowest_error.argtypes = [integer, *[size] * 3, *[pointer] * 3, *[number] * 2, size, *[pointer] * 3]
     library.qdit_lowest_error.restype = None
+    library.qdit_block_pass.argtypes = [integer, integer, pointer]
+    library.qdit_block_pass.restype = None
+    library.qdit_block_bytes.restype = size
 
 
 def _runs(library: ctypes.CDLL, name: str) -> bool:

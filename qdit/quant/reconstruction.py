@@ -22,12 +22,13 @@ from qdit.models.generic.network import DiffusersNetwork
 from qdit.models.network import Network
 from qdit.models.roles import Site
 from qdit.quant.batches import Keywords, timestep_of
+from qdit.quant.block_pass import block_pass
 from qdit.quant.learnable import Learner, fast_gradients
 from qdit.quant.observe import Batch
 from qdit.quant.passes import MOST_ROWS, rows_of_pass
 from qdit.quant.store import Rows, RowStore, capture_rows, passes, pieces
 from qdit.quant.unit_calls import KeywordUnits
-from qdit.quant.unit_learning import Curve, Reconstruction, optimize
+from qdit.quant.unit_learning import Autograd, Curve, Reconstruction, Trainable, optimize
 from qdit.quant.walk import keywords_only
 
 
@@ -116,6 +117,10 @@ class Outputs:
         submodule = self.model.get_submodule(self.unit.name)
         return self.unit.arranged(submodule(*(argument[rows] for argument in self.inputs)))
 
+    def in_training(self) -> Trainable:
+        """The unit with its gradients: those of `block_pass` if it takes the unit, else those of torch."""
+        return block_pass(self.model.get_submodule(self.unit.name), self.inputs) or Autograd(self)
+
 
 def reconstruct_keywords(
     model: DiffusersNetwork,
@@ -188,7 +193,8 @@ def _learn(
     if config.matmul == "tf32" and targets.device.type == "cpu":
         raise ConfigError("matmul tf32: CPUs have no TensorFloat-32; give --device cuda or leave the option out")
     with fast_gradients(model, unit.name), tensor_float_32(enabled=config.matmul == "tf32"):
-        curve = optimize(learner, outputs, targets, config, name=unit.name, generator=generator)
+        unit_in_training = outputs.in_training() if isinstance(outputs, Outputs) else Autograd(outputs)
+        curve = optimize(learner, unit_in_training, targets, config, name=unit.name, generator=generator)
     learner.harden(originals)
     curve.before, curve.after = before, hard_loss(outputs, targets, config.power, size=size, kept=kept)
     return curve

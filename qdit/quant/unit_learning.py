@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -71,16 +71,41 @@ class Curve:
         return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
 
 
+class Trainable(Protocol):
+    """A unit in training."""
+
+    def gradients(self, rows: Rows, targets: RowStore, power: float) -> Tensor:
+        """Error (), as `error_and_gradient` defines it, of these rows.
+
+        The gradients of the soft weights and scales are kept in their `grad`.
+        """
+        ...
+
+
+class Autograd:
+    """A unit whose gradients torch computes. `outputs(rows)` are its outputs for some rows of its inputs."""
+
+    def __init__(self, outputs: Callable[[Rows], Tensor]) -> None:
+        self.outputs = outputs
+
+    def gradients(self, rows: Rows, targets: RowStore, power: float) -> Tensor:
+        """Error () of these rows; the gradients are kept."""
+        computed = self.outputs(rows)
+        error, gradient = error_and_gradient(computed.detach(), targets[rows], power)
+        computed.backward(gradient)
+        return error
+
+
 def optimize(
     learner: Learner,
-    outputs: Callable[[Rows], Tensor],
+    unit: Trainable,
     targets: RowStore,
     config: Reconstruction,
     *,
     name: str,
     generator: torch.Generator,
 ) -> Curve:
-    """Learn roundings and scales so that `outputs(rows)` come close to `targets[rows]`.
+    """Learn roundings and scales so that the outputs of the unit come close to `targets`.
 
     The loss is the squared error (or another power), summed over the tokens and averaged over batch and channels, plus
     λ times the rounding regularizer. If there are no scales to learn, it ends when all roundings have decided, because
@@ -95,9 +120,7 @@ def optimize(
     # All draws at once: a GPU would wait for indices that come from the CPU in each iteration.
     draws = torch.randint(len(targets), (config.iterations, min(config.batch, len(targets))), generator=generator)
     for iteration, rows in enumerate(Rows.of(draws, targets.device).each()):
-        computed = outputs(rows)
-        error, gradient = error_and_gradient(computed.detach(), targets[rows], config.power)
-        computed.backward(gradient)
+        error = unit.gradients(rows, targets, config.power)
         roundings.step(config.rounding_rate, config.beta(iteration), config.regularization)
         scales.step(config.scale_rate * 0.5 * (1 + math.cos(math.pi * iteration / config.iterations)))
         recent.append(error)

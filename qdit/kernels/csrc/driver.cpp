@@ -28,7 +28,7 @@ QDIT_EXPORT int qdit_variants() {
 }
 
 // Raised with every change of an argument list.
-QDIT_EXPORT int qdit_version() { return 5; }
+QDIT_EXPORT int qdit_version() { return 6; }
 
 // Codes (rows, width), scale and zero (rows, groups) of x; what qdit_grouped_linear multiplies.
 QDIT_EXPORT int qdit_quantize_groups(int variant, const float* x, int64_t rows, int64_t width, int64_t group_size,

@@ -51,6 +51,19 @@ QDIT_INLINE float logarithm_of(float x) {  // base 2, of a number that is not ne
     return exponent + 2.88539008177793f * s * y;
 }
 
+QDIT_INLINE float sigmoid_of(float x) { return 1.f / (1.f + power_of_two(x * -1.44269504088896f)); }
+
+// GELU by the tanh form, and its slope.
+QDIT_INLINE void gelu_of(const float* __restrict x, int64_t count, float* __restrict y, float* __restrict slope) {
+    const float inner = 0.797884560802865f, cube = 0.044715f;  // sqrt(2 / pi)
+    for (int64_t i = 0; i < count; ++i) {
+        const float v = x[i], squared = v * v;
+        const float s = sigmoid_of(2.f * inner * (v + cube * v * squared));  // (1 + tanh u) / 2
+        y[i] = v * s;
+        slope[i] = s + v * (s - s * s) * 2.f * inner * (1.f + 3.f * cube * squared);
+    }
+}
+
 // Values on the grid of one scale.
 struct Grid {
     float scale, zero, levels;
@@ -59,6 +72,16 @@ struct Grid {
 QDIT_INLINE float nearest(float x) {  // halves go to even; x of 2^22 and more is whole enough
     const float shifted = x + 12582912.f;
     return x < 4194304.f && x > -4194304.f ? shifted - 12582912.f : x;
+}
+
+QDIT_INLINE void on_grid(const Grid& grid, const float* __restrict x, int64_t count, float* __restrict y) {
+    const float scale = grid.scale, zero = grid.zero, levels = grid.levels;
+    for (int64_t i = 0; i < count; ++i) {
+        float code = nearest(x[i] / scale) + zero;
+        code = code < 0.f ? 0.f : code;
+        code = code > levels ? levels : code;
+        y[i] = (code - zero) * scale;
+    }
 }
 
 }  // namespace qdit

@@ -3,37 +3,16 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <vector>
 
+#include "block.h"
 #include "kernel.h"
 #include "processor.h"
 
-#define QDIT_EXPORT extern "C" __attribute__((visibility("default")))
-#define QDIT_INLINE static inline __attribute__((always_inline))
-
 namespace {
 
-constexpr int64_t kLanes = 16;
-constexpr int64_t kMostTokens = 64;
-constexpr int64_t kMostChannels = 128;
+using namespace qdit;
+
 constexpr int kBlock = 8;  // keys, then channels, whose sums are in registers
-
-typedef float Floats __attribute__((vector_size(4 * kLanes)));
-typedef int32_t Ints __attribute__((vector_size(4 * kLanes)));
-
-// By reference: a function that takes or returns vectors has another ABI on each target.
-QDIT_INLINE void load(Floats& to, const float* from) { std::memcpy(&to, from, sizeof to); }
-QDIT_INLINE void store(float* to, const Floats& from) { std::memcpy(to, &from, sizeof from); }
-
-QDIT_INLINE float sum_of(const Floats& lanes) {
-    float halves[kLanes];
-    store(halves, lanes);
-    for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-        for (int64_t i = 0; i < width; ++i) halves[i] = halves[i] + halves[i + width];
-    }
-    return halves[0];
-}
 
 struct Norm {
     int64_t samples, tokens, width;

@@ -17,8 +17,6 @@ struct Step {
     float rate, root;  // rate / (1 - beta1^t); 1 / sqrt(1 - beta2^t)
 };
 
-QDIT_INLINE float sigmoid_of(float x) { return 1.f / (1.f + power_of_two(x * -1.44269504088896f)); }
-
 QDIT_INLINE float clamped(float stretched) {
     stretched = stretched < 0.f ? 0.f : stretched;
     return stretched > 1.f ? 1.f : stretched;
@@ -82,6 +80,12 @@ QDIT_INLINE int64_t step_of_site(const Site& s, const Step& step) {
     for (int64_t begin = 0; begin < s.count; begin += kBlock) {
         const int n = s.count - begin < kBlock ? static_cast<int>(s.count - begin) : kBlock;
         const int32_t* index = s.index + begin;
+        if (n == kBlock && index[kBlock - 1] - index[0] == kBlock - 1) {  // neighbours: nothing has to be gathered
+            open += step_of_block({s.gradient + index[0], s.base + begin, s.span + begin, s.alpha + begin, s.mean + begin,
+                                   s.square + begin, s.weight + index[0]},
+                                  step);
+            continue;
+        }
         for (int i = 0; i < n; ++i) gradient[i] = s.gradient[index[i]];
         Block block{gradient, s.base + begin, s.span + begin, s.alpha + begin, s.mean + begin, s.square + begin, weight};
         if (n == kBlock) {
@@ -122,16 +126,6 @@ int64_t keep_open(int64_t count, int32_t* index, float* base, float* span, float
     return kept;
 }
 
-QDIT_INLINE void on_grid(const Grid& grid, const float* __restrict x, int64_t count, float* __restrict y) {
-    const float scale = grid.scale, zero = grid.zero, levels = grid.levels;
-    for (int64_t i = 0; i < count; ++i) {
-        float code = nearest(x[i] / scale) + zero;
-        code = code < 0.f ? 0.f : code;
-        code = code > levels ? levels : code;
-        y[i] = (code - zero) * scale;
-    }
-}
-
 // Gradients pass where codes are not clamped. Returns the sum of gradient x (value - passed x), in lanes.
 QDIT_INLINE double through_grid(const Grid& grid, const float* __restrict x, const float* __restrict gradient,
                                 int64_t count, float* __restrict passed) {
@@ -162,16 +156,6 @@ QDIT_INLINE double through_grid(const Grid& grid, const float* __restrict x, con
         for (float lane : lanes) total += lane;
     }
     return total;
-}
-
-QDIT_INLINE void gelu_of(const float* __restrict x, int64_t count, float* __restrict y, float* __restrict slope) {
-    const float inner = 0.797884560802865f, cube = 0.044715f;  // sqrt(2 / pi)
-    for (int64_t i = 0; i < count; ++i) {
-        const float v = x[i], squared = v * v;
-        const float s = sigmoid_of(2.f * inner * (v + cube * v * squared));  // (1 + tanh u) / 2
-        y[i] = v * s;
-        slope[i] = s + v * (s - s * s) * 2.f * inner * (1.f + 3.f * cube * squared);
-    }
 }
 
 #if defined(__x86_64__)

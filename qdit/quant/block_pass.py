@@ -1,0 +1,250 @@
+"""A DiT block in training with its gradients written out, for small models on CPUs.
+
+An iteration is the matrix products of the linears, which torch computes, and nine passes of the compiled library
+between them (`qdit.kernels.block`). All memory is reserved once, and torch records nothing. Values and gradients are
+those of torch's automatic differentiation but for rounding errors. `block_pass` returns None if a block, a quantizer or
+a tensor is of another kind. Then torch computes it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from qdit.kernels.backend import Backend
+from qdit.kernels.block import GRIDS, LINEARS, OPERANDS, BlockBuffers, Grid, Shape, Stage
+from qdit.kernels.dispatch import learning_backend
+from qdit.kernels.learning import on_grid, through_grid
+from qdit.models.dit import DiTBlock, ModulatedLayerNorm
+from qdit.quant.activation import FactoredActivation, StaticActivation
+from qdit.quant.learnable import LearnedScale, LearningGelu, SoftLinear
+from qdit.quant.observe import Tap
+from qdit.quant.rounding import SoftRounding
+from qdit.quant.sites import QuantizedLinear, QuantizedOperand
+from qdit.quant.store import Rows, RowStore
+
+
+class ScalePass:
+    """A quantizer with one scale: its grid at present, and the gradient of the scale."""
+
+    def __init__(self, learned: LearnedScale) -> None:
+        self.scale = learned.scale
+        self.levels = 2**learned.quantizer.bits - 1
+        self.zero_point = float(learned.quantizer.zero_point)
+        self.gradient = torch.zeros_like(self.scale.detach())
+        self.memory = self.gradient.numpy()
+
+    @property
+    def learns(self) -> bool:
+        """Whether the scale is learned."""
+        return self.scale.requires_grad
+
+    def grid(self) -> Grid:
+        """(scale, zero point, levels)."""
+        return self.scale.item(), self.zero_point, self.levels
+
+    def keep(self, gradient: float) -> None:
+        """Keep the gradient of the scale if it is learned."""
+        if self.learns:
+            self.memory[...] = gradient
+            self.scale.grad = self.gradient
+
+
+class LinearPass:
+    """The products of a linear in training, on two-dimensional tensors."""
+
+    def __init__(self, module: SoftLinear) -> None:
+        self.rounding = module.rounding
+        self.weight = module.get_buffer("weight") if module.rounding is None else module.rounding.weight.detach()
+        self.bias = module.bias if isinstance(module.bias, Tensor) else torch.zeros(len(self.weight))
+        self.of_weight = torch.empty_like(self.weight)
+
+    def forward(self, x: Tensor, output: Tensor) -> None:
+        """Write the product (rows, out), without the bias."""
+        torch.mm(x, self.weight.t(), out=output)
+
+    def backward(self, x: Tensor, of_output: Tensor, of_input: Tensor | None) -> None:
+        """Write the gradient of the input (rows, in) if there is a place for it; keep that of a learned weight."""
+        if self.rounding is not None:
+            keep_gradient(self.rounding, torch.mm(of_output.t(), x, out=self.of_weight))
+        if of_input is not None:
+            torch.mm(of_output, self.weight, out=of_input)
+
+
+def keep_gradient(rounding: SoftRounding, gradient: Tensor) -> None:
+    """Put the gradient of the soft weight where the next step finds it."""
+    rounding.weight.grad = gradient
+
+
+class ModulationPass:
+    """The linear of adaLN, if it belongs to what is learned: (n, D) → (n, 6 · D)."""
+
+    def __init__(self, module: SoftLinear, conditions: Tensor, backend: Backend) -> None:
+        self.linear, self.conditions, self.backend = LinearPass(module), conditions, backend
+        self.scale = ScalePass(module.activation) if isinstance(module.activation, LearnedScale) else None
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Shifts, scales and gates of some rows."""
+        self.entered = self.rounded = self.conditions[rows]
+        if self.scale is not None:
+            self.grid = self.scale.grid()
+            self.rounded = on_grid(self.backend, self.entered, *self.grid)
+        return torch.addmm(self.linear.bias, self.rounded, self.linear.weight.t())
+
+    def backward(self, of_output: Tensor) -> None:
+        """Keep the gradients of the weight and of the scale."""
+        learns = self.scale is not None and self.scale.learns
+        of_input = torch.empty_like(self.entered) if learns else None
+        self.linear.backward(self.rounded, of_output, of_input)
+        if self.scale is not None and of_input is not None:
+            _, of_scale = through_grid(self.backend, self.entered, of_input, *self.grid)
+            self.scale.keep(of_scale)
+
+
+class BlockPass:
+    """Error and gradients of a block for rows of its inputs: tokens (N, T, D) and conditions (N, D)."""
+
+    def __init__(self, block: DiTBlock, inputs: Sequence[RowStore], backend: Backend) -> None:
+        tokens, conditions = inputs
+        self.backend, self.x = backend, tokens.whole()
+        self.linears = [LinearPass(linear) for linear in soft_linears(block)]
+        self.scales = scales_of(block)
+        self.factor, self.heads = value_factor(block), block.attn.num_heads
+        self.hidden = len(self.linears[2].weight)
+        activated, modulation = block.adaLN_modulation.children()
+        self.modulation: ModulationPass | None = None
+        with torch.no_grad():
+            after = activated(conditions.whole())
+            if isinstance(modulation, SoftLinear):
+                self.modulation = ModulationPass(modulation, after, backend)
+            else:  # no learned value comes before the rows of modulation
+                self.of_all: Tensor = modulation(after)
+        first = self.scales.get(0)
+        self.passes_first = self.modulation is not None or (first is not None and first.learns)
+        self.buffers: BlockBuffers | None = None
+
+    def _buffers_for(self, samples: int) -> BlockBuffers:
+        if self.buffers is None or self.buffers.shape.samples != samples:
+            shape = Shape(samples, self.x.shape[1], self.heads, self.x.shape[2], self.hidden)
+            quantized = [name for place, name in enumerate(LINEARS) if place in self.scales]
+            learns = self.modulation is not None
+            biases = [linear.bias for linear in self.linears]
+            self.buffers = BlockBuffers(
+                self.backend, shape, biases, quantized=quantized, factor=self.factor, learns_modulation=learns
+            )
+        return self.buffers
+
+    @torch.no_grad()
+    def gradients(self, rows: Rows, targets: RowStore, power: float) -> Tensor:
+        """Error (), float64, of these rows. The gradients of all weights and scales that are learned are kept."""
+        buffers, chosen = self._buffers_for(len(rows.on_cpu)), rows.on_cpu
+        modulation = self.of_all if self.modulation is None else self.modulation.forward(chosen)
+        buffers.begin(chosen, self.x, targets.whole(), modulation, of_all=self.modulation is None, power=power)
+        buffers.set_grids({place: scale.grid() for place, scale in self.scales.items()})
+        self._forward(buffers)
+        self._backward(buffers)
+        for place, scale in self.scales.items():
+            scale.keep(buffers.of_scale(place))
+        if self.modulation is not None and buffers.of_modulation is not None:
+            self.modulation.backward(buffers.of_modulation.flatten(1))
+        return torch.tensor(buffers.error, dtype=torch.float64)
+
+    def _forward(self, buffers: BlockBuffers) -> None:
+        for place, stage in enumerate((Stage.FIRST_NORM, Stage.ATTENTION, Stage.SECOND_NORM, Stage.GELU)):
+            buffers.run(stage)
+            self.linears[place].forward(buffers.rounded[place], buffers.output[place])
+        buffers.run(Stage.LOSS)
+
+    def _backward(self, buffers: BlockBuffers) -> None:
+        stages = (Stage.FIRST_BACKWARD, Stage.ATTENTION_BACKWARD, Stage.SECOND_BACKWARD, Stage.GELU_BACKWARD)
+        for place in (3, 2, 1, 0):
+            further = place > 0 or self.passes_first
+            of_entered = buffers.of_entered[place] if further else None
+            self.linears[place].backward(buffers.rounded[place], buffers.of_output[place], of_entered)
+            if further:
+                buffers.run(stages[place])
+
+
+def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None:
+    """The written-out pass of a block that is in training, or None if torch must compute it."""
+    if type(block) is not DiTBlock or len(inputs) != 2 or [len(store.shape) for store in inputs] != [2, 1]:
+        return None
+    chunks = [chunk for store in inputs for chunk in store.chunks]
+    compiled_backend = learning_backend(*chunks)
+    if compiled_backend is None or not all(chunk.is_contiguous() for chunk in chunks) or not takes_block(block):
+        return None
+    tokens, width = inputs[0].shape
+    shape = Shape(1, tokens, block.attn.num_heads, width, block.mlp.fc1.weight.shape[0])
+    return BlockPass(block, inputs, compiled_backend) if shape.fits(compiled_backend) else None
+
+
+def takes_block(block: DiTBlock) -> bool:
+    """Whether every part of a block is of a kind that the passes compute."""
+    norms = all(type(norm) is ModulatedLayerNorm for norm in (block.norm1, block.norm2))
+    act = block.mlp.act
+    is_gelu = isinstance(act, LearningGelu) or (isinstance(act, nn.GELU) and act.approximate == "tanh")
+    linears = all(takes_linear(linear) for linear in soft_linears(block))
+    return norms and is_gelu and linears and takes_modulation(block) and all(takes_operand(block, n) for n in OPERANDS)
+
+
+def takes_linear(module: nn.Module) -> bool:
+    """Whether a linear is in training, without a transform, and with at most one scale for its input."""
+    return type(module) is SoftLinear and module.transform is None and one_scale(module.activation)
+
+
+def takes_modulation(block: DiTBlock) -> bool:
+    """Whether adaLN is in training, or constant because no quantizer of it depends on the batch or the timestep."""
+    parts = list(block.adaLN_modulation.children())
+    if len(parts) != 2:
+        return False
+    linear = parts[1]
+    if isinstance(linear, SoftLinear):
+        return takes_linear(linear)
+    if isinstance(linear, QuantizedLinear):
+        return linear.activation is None or type(linear.activation) is StaticActivation
+    return type(linear) is nn.Linear
+
+
+def soft_linears(block: DiTBlock) -> list[Any]:
+    """The four linears of a block, in the order of the data."""
+    return [block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2]
+
+
+def takes_operand(block: DiTBlock, name: str) -> bool:
+    """Whether an operand of attention is an identity, or has one scale. V may have a factor."""
+    module = getattr(block.attn, name)
+    if isinstance(module, nn.Identity | Tap):
+        return True
+    kinds = (StaticActivation, FactoredActivation) if name == "v" else (StaticActivation,)
+    return isinstance(module, QuantizedOperand) and one_scale(module.activation, *kinds)
+
+
+def one_scale(activation: nn.Module | None, *kinds: type) -> bool:
+    """Whether there is no quantizer, or a static one of these kinds with one scale in float32."""
+    if activation is None:
+        return True
+    if not isinstance(activation, LearnedScale) or type(activation.quantizer) not in (kinds or (StaticActivation,)):
+        return False
+    return activation.scale.numel() == 1 and activation.scale.dtype == torch.float32
+
+
+def scales_of(block: DiTBlock) -> dict[int, ScalePass]:
+    """The quantizers of inputs of linears and of operands, by their place in `GRIDS`."""
+    modules = [*soft_linears(block), *(getattr(block.attn, name) for name in OPERANDS)]
+    activations = (getattr(module, "activation", None) for module in modules)
+    learned = {place: activation for place, activation in enumerate(activations) if activation is not None}
+    assert len(modules) == len(GRIDS)
+    return {place: ScalePass(cast(LearnedScale, activation)) for place, activation in learned.items()}
+
+
+def value_factor(block: DiTBlock) -> Tensor | None:
+    """The factor (D,) before the quantizer of V, or None."""
+    module = block.attn.v
+    if not isinstance(module, QuantizedOperand) or not isinstance(module.activation, LearnedScale):
+        return None
+    quantizer = module.activation.quantizer
+    if not isinstance(quantizer, FactoredActivation):
+        return None
+    heads, channels = block.attn.num_heads, quantizer.factor.shape[-1]
+    return quantizer.factor.expand(heads, 1, channels).flatten().contiguous()
