@@ -218,6 +218,12 @@ def train_video(
     out: Annotated[Path, typer.Argument(help="Folder of the training run. A checkpoint in it is continued.")],
     model: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
     until: Annotated[int | None, typer.Option(help="Stop at this iteration; default: the end.")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(callback=shipped, help="Weights to begin with; repeat it to continue."),
+    ] = None,
+    two_objects: Annotated[float, typer.Option(min=0, max=1, help="Fraction of clips with two digits.")] = 0.5,
+    places: Annotated[bool, typer.Option(help="The words of two digits also say where these stand.")] = False,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
@@ -226,13 +232,15 @@ def train_video(
     The training takes hours on one core. A stopped training continues with the same bits.
 
     \b
-    Example:
+    Examples:
       qdit train video results/mini/training/stdit3-moving-digits
+      qdit train video results/mini/training/placed --places --start weights/stdit3-moving-digits-natural.safetensors
     """
-    from qdit.mini.training.video import train_mini_video
+    from qdit.mini.training.video import VideoTrainingConfig, train_mini_video
 
     use_threads(threads)
-    typer.echo(train_mini_video(model, out, until=until, device=device))
+    config = VideoTrainingConfig(two_objects=two_objects, places=places)
+    typer.echo(train_mini_video(model, out, config=config, until=until, device=device, start=start))
 
 
 def train_instruments(

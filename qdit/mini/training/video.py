@@ -15,10 +15,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
+from qdit.core.files import load_tensors, sha256_file
 from qdit.core.seeds import Purpose, torch_generator
-from qdit.mini.data.moving_digits import FPS, SIZE, make_clips
-from qdit.mini.data.moving_digits_prompts import CHANNELS, MAX_TOKENS, encode
+from qdit.mini.data.moving_digits import FPS, SIZE, TWO_OBJECTS, make_clips
+from qdit.mini.data.moving_digits_prompts import CHANNELS, MAX_TOKENS, PLACES, encode
+from qdit.mini.training.video_shipping import load_video_model
 from qdit.mini.training.video_state import TrainingState
 from qdit.models.config import STDiT3Config
 from qdit.models.roles import linear_of, select
@@ -33,7 +35,8 @@ class VideoTrainingConfig:
     that of Muon (matrices of the blocks), `other_learning_rate` that of AdamW (all other parameters). Times are
     logistic-normal with mean 0; a tenth of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1
     + (shift − 1) t)), because digits take their form there. Open-Sora's formula would give shift 0 for 8 frames.
-    `bfloat16` computes forward and backward passes in bfloat16; the weights stay float32.
+    `bfloat16` computes forward and backward passes in bfloat16; the weights stay float32. `two_objects` is the fraction
+    of clips with two digits. `places`: see `moving_digits_prompts.encode`.
     """
 
     iterations: int = 16_000
@@ -49,6 +52,8 @@ class VideoTrainingConfig:
     checkpoint_every: int = 250
     bfloat16: bool = True
     seed: int = 0
+    two_objects: float = TWO_OBJECTS
+    places: bool = PLACES
 
 
 MOVING_DIGITS_STDIT3 = STDiT3Config(
@@ -95,9 +100,26 @@ def to_model(frames: Tensor) -> Tensor:
     return frames.float() / 127.5 - 1
 
 
-def learning_rate_factor(config: VideoTrainingConfig, iteration: int) -> float:
-    """Linear warm-up, one, then √(hold / iteration)."""
-    return min(1.0, (iteration + 1) / config.warmup, math.sqrt(config.hold / max(iteration, 1)))
+def learning_rate_factor(config: VideoTrainingConfig, iteration: int, first: int = 0) -> float:
+    """Linear warm-up from iteration `first` on, one, then √(hold / iteration)."""
+    return min(1.0, (iteration - first + 1) / config.warmup, math.sqrt(config.hold / max(iteration, 1)))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights of an earlier training that a training goes on from: parameters, iteration, digest of the file."""
+
+    weights: Mapping[str, Tensor]
+    iteration: int
+    sha256: str
+
+
+def read_start(path: Path, config: STDiT3Config) -> Start:
+    """Read shipped weights or a training checkpoint; CheckpointError for a file of another model."""
+    model = load_video_model(path)
+    if model.config != config:
+        raise CheckpointError(f"{path}: holds another network than the one to train; give weights of this model")
+    return Start(dict(model.named_parameters()), load_tensors(path)[1]["iteration"], sha256_file(path))
 
 
 WHEN = ("iterations", "checkpoint_every")
@@ -116,24 +138,38 @@ class Batch:
 
 
 class VideoTrainer:
-    """One training run in `folder`, on `device`."""
+    """One training run in `folder`, on `device`. `start` has the weights that it begins with; default new ones."""
 
-    def __init__(self, model: STDiT3Config, config: VideoTrainingConfig, folder: Path, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: STDiT3Config,
+        config: VideoTrainingConfig,
+        folder: Path,
+        device: str = "cpu",
+        *,
+        start: Start | None = None,
+    ) -> None:
         self.config, self.device = config, torch.device(device)
         self.model = STDiT3(model)
         initialize(self.model, torch_generator(config.seed, Purpose.TRAINING))
+        if start is not None:
+            self.model.load_state_dict(start.weights, strict=False)
         self.model.to(self.device).train()
         training = {key: value for key, value in asdict(config).items() if key not in WHEN}
         identity = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
-        self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema)
+        if start is not None:
+            identity["start"] = {"iteration": start.iteration, "sha256": start.sha256}
+        first = 0 if start is None else start.iteration
+        self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema, first=first)
 
     def batch(self, iteration: int) -> Batch:
         """The batch of one iteration; every clip is shown once."""
         config = self.config
         draw = torch_generator(config.seed, Purpose.TRAINING, iteration + 1)
         size = config.batch_size
-        clips = make_clips(config.seed, range(iteration * size, (iteration + 1) * size), "train")
-        data, (text, mask) = to_model(clips.frames), encode(clips.scenarios)
+        rows = range(iteration * size, (iteration + 1) * size)
+        clips = make_clips(config.seed, rows, "train", two_objects=config.two_objects)
+        data, (text, mask) = to_model(clips.frames), encode(clips.scenarios, places=config.places)
         noise = torch.randn(data.shape, generator=draw)
         normal = torch.randn(size, generator=draw).sigmoid()
         uniform = torch.rand(size, generator=draw)
@@ -160,7 +196,7 @@ class VideoTrainer:
 
     def step(self) -> float:
         """One optimizer step; returns the loss."""
-        factor = learning_rate_factor(self.config, self.state.iteration)
+        factor = learning_rate_factor(self.config, self.state.iteration, self.state.first)
         rates = (self.config.learning_rate * factor, self.config.other_learning_rate * factor)
         # The mathematical form of attention: the fused one's backward is slow for so few tokens on a CPU.
         with sdpa_kernel(SDPBackend.MATH):
@@ -189,16 +225,24 @@ MINI_VIDEO_MODELS = {"stdit3-moving-digits": MOVING_DIGITS_STDIT3}
 
 
 def train_mini_video(
-    name: str, folder: Path, *, config: VideoTrainingConfig | None = None, until: int | None = None, device: str = "cpu"
+    name: str,
+    folder: Path,
+    *,
+    config: VideoTrainingConfig | None = None,
+    until: int | None = None,
+    device: str = "cpu",
+    start: Path | None = None,
 ) -> Path:
     """Train one of `MINI_VIDEO_MODELS`, or continue from its checkpoint in `folder`.
 
-    Return the path of the checkpoint.
+    A new training begins with the weights of the file `start`, if there is one. Return the path of the checkpoint.
     """
     if name not in MINI_VIDEO_MODELS:
         raise ConfigError(
             f"unknown model {name!r}; allowed are {', '.join(MINI_VIDEO_MODELS)}{did_you_mean(name, MINI_VIDEO_MODELS)}"
         )
-    trainer = VideoTrainer(MINI_VIDEO_MODELS[name], config or VideoTrainingConfig(), folder, device)
+    model = MINI_VIDEO_MODELS[name]
+    begun = None if start is None else read_start(start, model)
+    trainer = VideoTrainer(model, config or VideoTrainingConfig(), folder, device, start=begun)
     trainer.run(until)
     return trainer.state.path

@@ -25,11 +25,13 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 class TrainingState:
     """A model in training. It is saved to one file, from which it continues with the same bits.
 
-    `identity` is JSON with everything that a checkpoint must agree with. A difference raises CheckpointError.
+    `identity` is JSON with everything that a checkpoint must agree with. A difference raises CheckpointError. The model
+    has the weights of iteration `first` of an earlier training (0: new weights); the optimizers begin there without
+    moments.
     """
 
-    def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
-        self.model, self.path, self.identity, self.ema = model, path, identity, ema
+    def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float, first: int = 0) -> None:
+        self.model, self.path, self.identity, self.ema, self.first = model, path, identity, ema, first
         self.parameters = dict(model.named_parameters())
         self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -39,7 +41,7 @@ class TrainingState:
             torch.optim.Muon(matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, weight_decay=0.0, foreach=True),
         )
-        self.iteration = 0
+        self.iteration = first
         if path.exists():
             self.resume()
 
@@ -86,4 +88,4 @@ class TrainingState:
             if is_block_matrix(name, parameter):
                 muon.state[parameter] = state
             else:
-                adam.state[parameter] = {"step": torch.tensor(float(self.iteration)), **state}
+                adam.state[parameter] = {"step": torch.tensor(float(self.iteration - self.first)), **state}
