@@ -284,3 +284,36 @@ def train_video_quality(
     fractions = measure_video_files(weights, instruments, out, picture=picture, command=command)
     for name, bar in BARS.items():
         typer.echo(f"{name:16} {fractions[name]:.3f} of real clips, bar {bar}")
+
+
+def train_video_room(
+    out: Annotated[Path, typer.Argument(help="JSON to write.")],
+    weights: Annotated[Path, typer.Option(callback=shipped, help="Weights or training checkpoint to measure.")] = Path(
+        "weights", f"{MODEL}-natural.safetensors"
+    ),
+    instruments: Instruments = INSTRUMENTS,
+    threads: Threads = 1,
+) -> None:
+    """Measure whether damage can lower the scores of a mini video model.
+
+    The command samples the clips of a row of Table 3 in full precision and with RTN at W4A4. A score has room if the
+    95 % interval of the paired difference excludes 0. It takes two minutes of one core.
+
+    \b
+    Example:
+      qdit train video-room results/studies/stdit3-moving-digits-room.json
+    """
+    from qdit.mini.training.video_room import LEAST, REQUIRED, study_room
+
+    use_threads(threads)
+    found = study_room(weights, instruments, out, command=f"qdit train video-room {out}")
+    for name, room in found.items():
+        ends = f"[{room.low:+.4f}, {room.high:+.4f}] {'room' if room.is_there else ''}"
+        typer.echo(
+            f"{name:24} real {room.real:.4f}, full {room.full:.4f}, RTN W4A4 {room.damaged:.4f}, {ends}".rstrip()
+        )
+    typer.echo(
+        f"{sum(room.is_there for room in found.values())} of {len(found)} have room, at least {REQUIRED} are required"
+    )
+    for name, least in LEAST.items():
+        typer.echo(f"{name} of full precision: {found[name].full:.3f}, at least {least} is required")

@@ -157,8 +157,8 @@ class VideoTrainer:
         self.model.to(self.device).train()
         training = {key: value for key, value in asdict(config).items() if key not in WHEN}
         identity = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
-        if start is not None:
-            identity["start"] = {"iteration": start.iteration, "sha256": start.sha256}
+        begun = None if start is None else {"iteration": start.iteration, "sha256": start.sha256}
+        identity["start"] = begun
         first = 0 if start is None else start.iteration
         self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema, first=first)
 
