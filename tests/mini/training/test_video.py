@@ -140,7 +140,7 @@ def test_learning_rates_do_not_depend_on_the_end():
     factors = [learning_rate_factor(config, i) for i in (0, 4, 9, 100, 400, 10_000)]
     assert factors == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0.1])
     assert [learning_rate_factor(config, i, 400) for i in (400, 402, 409)] == pytest.approx(
-        [0.1, 0.5, (100 / 409) ** 0.5]
+        [0.1, 0.3, (100 / 409) ** 0.5]
     )
 
 
