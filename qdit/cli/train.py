@@ -104,6 +104,7 @@ def train_quality(
 app.command("video")(video.train_video)
 app.command("instruments")(video.train_instruments)
 app.command("video-quality")(video.train_video_quality)
+app.command("video-room")(video.train_video_room)
 
 
 def ship(

@@ -90,14 +90,17 @@ def glyphs(split: Part, count: int | None = None) -> dict[str, np.ndarray]:
     return by_digit
 
 
-def draw_scenario(seed: int, index: int) -> Scenario:
-    """Draw the scenario (content of the prompt) of clip number `index` at random."""
+def draw_scenario(seed: int, index: int, *, two_objects: float = TWO_OBJECTS) -> Scenario:
+    """Draw the scenario (content of the prompt) of clip number `index` at random.
+
+    It has two digits with probability `two_objects`.
+    """
     draw = generator(seed, Purpose.VARIANT, 0, index)
 
     def one(of: tuple[str, ...]) -> str:
         return of[draw.integers(len(of))]
 
-    count = 2 if draw.random() < TWO_OBJECTS else 1
+    count = 2 if draw.random() < two_objects else 1
     digits = tuple(one(DIGITS) for _ in range(count))
     colours = tuple(one(COLOURS) for _ in range(count))
     relation = one(RELATIONS) if count == 2 else None
@@ -200,7 +203,15 @@ def show(
     return Clips(frames, tuple(scenarios), tuple(placements))
 
 
-def make_clips(seed: int, indices: range, split: Part, *, variants: int | None = None, jitter: int = 0) -> Clips:
+def make_clips(
+    seed: int,
+    indices: range,
+    split: Part,
+    *,
+    variants: int | None = None,
+    jitter: int = 0,
+    two_objects: float = TWO_OBJECTS,
+) -> Clips:
     """Draw and make the clips with these numbers. A clip depends only on the seed and its own number."""
-    scenarios = [draw_scenario(seed, index) for index in indices]
+    scenarios = [draw_scenario(seed, index, two_objects=two_objects) for index in indices]
     return show(scenarios, split, seed=seed, first=indices.start, variants=variants, jitter=jitter)

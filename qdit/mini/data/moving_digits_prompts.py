@@ -53,6 +53,9 @@ MAX_TOKENS = 9
 CHANNELS = 64
 """Length of a token vector."""
 TABLE_SEED = 0
+PLACES = False
+"""Whether the words of two objects say where they stand (`encode`); the shipped model was trained without."""
+OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 
 @dataclass(frozen=True)
@@ -159,18 +162,30 @@ def tokens_of(scenario: Scenario) -> tuple[int, ...]:
 
 
 @cache
-def token_table() -> Tensor:
-    """Fixed vectors (tokens, 64) that replace a text encoder: rows of a random orthogonal matrix, times 8."""
+def _basis() -> Tensor:
+    """Rows of a random orthogonal matrix (64, 64), times 8."""
     matrix = generator(TABLE_SEED, Purpose.PROBE).standard_normal((CHANNELS, CHANNELS))
     basis, triangle = np.linalg.qr(matrix)
     basis *= np.sign(np.diag(triangle))  # a decomposition is unique only up to signs
-    return torch.from_numpy((basis[: len(TOKENS)] * CHANNELS**0.5).astype(np.float32))
+    return torch.from_numpy((basis * CHANNELS**0.5).astype(np.float32))
 
 
-def encode(scenarios: tuple[Scenario, ...]) -> tuple[Tensor, Tensor]:
+def token_table() -> Tensor:
+    """Fixed vectors (tokens, 64) that replace a text encoder."""
+    return _basis()[: len(TOKENS)]
+
+
+def place_vectors(relation: str) -> Tensor:
+    """Vectors (2, 64) of the sides on which the first and the second object stand. They differ from all words."""
+    sides = _basis()[len(TOKENS) : len(TOKENS) + len(RELATIONS)]
+    return sides[[RELATIONS.index(relation), RELATIONS.index(OPPOSITE[relation])]]
+
+
+def encode(scenarios: tuple[Scenario, ...], *, places: bool = PLACES) -> tuple[Tensor, Tensor]:
     """Token vectors (N, 9, 64) of N scenarios, and the mask (N, 9), true at tokens.
 
-    Vectors after the last token are zero.
+    Vectors after the last token are zero. With `places`, the vectors of an object's two words also hold the side on
+    which it stands. A text encoder does this too: its vector of a word depends on the sentence.
     """
     vectors = torch.zeros(len(scenarios), MAX_TOKENS, CHANNELS)
     mask = torch.zeros(len(scenarios), MAX_TOKENS, dtype=torch.int64)
@@ -178,4 +193,6 @@ def encode(scenarios: tuple[Scenario, ...]) -> tuple[Tensor, Tensor]:
         tokens = tokens_of(scenario)
         vectors[row, : len(tokens)] = token_table()[list(tokens)]
         mask[row, : len(tokens)] = 1
+        if places and scenario.relation is not None:
+            vectors[row, :4] += place_vectors(scenario.relation).repeat_interleave(2, dim=0)
     return vectors, mask

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from qdit.core.errors import ConfigError, did_you_mean
+from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
+from qdit.core.files import load_tensors, sha256_file
 from qdit.core.seeds import Purpose, torch_generator
-from qdit.mini.data.moving_digits import FPS, SIZE, make_clips
-from qdit.mini.data.moving_digits_prompts import CHANNELS, MAX_TOKENS, encode
+from qdit.mini.data.moving_digits import FPS, SIZE, TWO_OBJECTS, make_clips
+from qdit.mini.data.moving_digits_prompts import CHANNELS, MAX_TOKENS, PLACES, encode
+from qdit.mini.training.video_shipping import load_video_model
 from qdit.mini.training.video_state import TrainingState
 from qdit.models.config import STDiT3Config
 from qdit.models.roles import linear_of, select
@@ -34,7 +37,8 @@ class VideoTrainingConfig:
     blocks), `other_learning_rate` that of AdamW (all other parameters). Times are logistic-normal with mean 0; a tenth
     of them are uniform. Then `shift` moves them towards noise (t' = shift · t / (1 + (shift − 1) t)), because the
     digits take their form at these times. Open-Sora's formula would give shift 0 for 8 frames. `bfloat16` computes
-    forward and backward passes in bfloat16; the weights stay float32.
+    forward and backward passes in bfloat16; the weights stay float32. `two_objects` is the fraction of clips with two
+    digits. `places`: see `moving_digits_prompts.encode`.
     """
 
     iterations: int = 16_000
@@ -50,6 +54,8 @@ class VideoTrainingConfig:
     checkpoint_every: int = 250
     bfloat16: bool = True
     seed: int = 0
+    two_objects: float = TWO_OBJECTS
+    places: bool = PLACES
 
 
 MOVING_DIGITS_STDIT3 = STDiT3Config(
@@ -99,9 +105,29 @@ def to_model(frames: Tensor) -> Tensor:
     return frames.float() / 127.5 - 1
 
 
-def learning_rate_factor(config: VideoTrainingConfig, iteration: int) -> float:
-    """Factor of the learning rate at an iteration: it rises linearly to 1, stays, then falls as √(hold / iteration)."""
-    return min(1.0, (iteration + 1) / config.warmup, math.sqrt(config.hold / max(iteration, 1)))
+def learning_rate_factor(config: VideoTrainingConfig, iteration: int, first: int = 0) -> float:
+    """Factor of the learning rate at an iteration.
+
+    It rises linearly to 1 from iteration `first` on, stays, then falls as √(hold / iteration).
+    """
+    return min(1.0, (iteration - first + 1) / config.warmup, math.sqrt(config.hold / max(iteration, 1)))
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights of an earlier training that a training continues: parameters, iteration, sha256 of the file."""
+
+    weights: Mapping[str, Tensor]
+    iteration: int
+    sha256: str
+
+
+def read_start(path: Path, config: STDiT3Config) -> Start:
+    """Read shipped weights or a training checkpoint; CheckpointError for a file of another model."""
+    model = load_video_model(path)
+    if model.config != config:
+        raise CheckpointError(f"{path}: holds another network than the one to train; give weights of this model")
+    return Start(dict(model.named_parameters()), load_tensors(path)[1]["iteration"], sha256_file(path))
 
 
 WHEN = ("iterations", "checkpoint_every")
@@ -120,24 +146,41 @@ class Batch:
 
 
 class VideoTrainer:
-    """One training run of a video model. Its files are in `folder`, and it computes on `device`."""
+    """One training run of a video model. Its files are in `folder`, and it computes on `device`.
 
-    def __init__(self, model: STDiT3Config, config: VideoTrainingConfig, folder: Path, device: str = "cpu") -> None:
+    `start` has the weights with which it begins; without it, weights are new.
+    """
+
+    def __init__(
+        self,
+        model: STDiT3Config,
+        config: VideoTrainingConfig,
+        folder: Path,
+        device: str = "cpu",
+        *,
+        start: Start | None = None,
+    ) -> None:
         self.config, self.device = config, torch.device(device)
         self.model = STDiT3(model)
         initialize(self.model, torch_generator(config.seed, Purpose.TRAINING))
+        if start is not None:
+            self.model.load_state_dict(start.weights, strict=False)
         self.model.to(self.device).train()
         training = {key: value for key, value in asdict(config).items() if key not in WHEN}
-        identity = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
-        self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema)
+        identity: dict[str, Any] = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
+        begun = None if start is None else {"iteration": start.iteration, "sha256": start.sha256}
+        identity["start"] = begun
+        first = 0 if start is None else start.iteration
+        self.state = TrainingState(self.model, folder / "checkpoint.safetensors", identity, ema=config.ema, first=first)
 
     def batch(self, iteration: int) -> Batch:
         """Make the batch of one iteration. No clip occurs twice in the training."""
         config = self.config
         draw = torch_generator(config.seed, Purpose.TRAINING, iteration + 1)
         size = config.batch_size
-        clips = make_clips(config.seed, range(iteration * size, (iteration + 1) * size), "train")
-        data, (text, mask) = to_model(clips.frames), encode(clips.scenarios)
+        rows = range(iteration * size, (iteration + 1) * size)
+        clips = make_clips(config.seed, rows, "train", two_objects=config.two_objects)
+        data, (text, mask) = to_model(clips.frames), encode(clips.scenarios, places=config.places)
         noise = torch.randn(data.shape, generator=draw)
         normal = torch.randn(size, generator=draw).sigmoid()
         uniform = torch.rand(size, generator=draw)
@@ -167,7 +210,7 @@ class VideoTrainer:
 
     def step(self) -> float:
         """Take one optimizer step and return the loss."""
-        factor = learning_rate_factor(self.config, self.state.iteration)
+        factor = learning_rate_factor(self.config, self.state.iteration, self.state.first)
         rates = (self.config.learning_rate * factor, self.config.other_learning_rate * factor)
         # The mathematical form of attention: the fused one's backward is slow for so few tokens on a CPU.
         with sdpa_kernel(SDPBackend.MATH):
@@ -196,16 +239,24 @@ MINI_VIDEO_MODELS = {"stdit3-moving-digits": MOVING_DIGITS_STDIT3}
 
 
 def train_mini_video(
-    name: str, folder: Path, *, config: VideoTrainingConfig | None = None, until: int | None = None, device: str = "cpu"
+    name: str,
+    folder: Path,
+    *,
+    config: VideoTrainingConfig | None = None,
+    until: int | None = None,
+    device: str = "cpu",
+    start: Path | None = None,
 ) -> Path:
     """Train the model `name` of `MINI_VIDEO_MODELS`, or continue its training from the checkpoint in `folder`.
 
-    Return the path of the checkpoint.
+    A new training begins with the weights of the file `start`, if there is one. Return the path of the checkpoint.
     """
     if name not in MINI_VIDEO_MODELS:
         raise ConfigError(
             f"unknown model {name!r}; allowed are {', '.join(MINI_VIDEO_MODELS)}{did_you_mean(name, MINI_VIDEO_MODELS)}"
         )
-    trainer = VideoTrainer(MINI_VIDEO_MODELS[name], config or VideoTrainingConfig(), folder, device)
+    model = MINI_VIDEO_MODELS[name]
+    begun = None if start is None else read_start(start, model)
+    trainer = VideoTrainer(model, config or VideoTrainingConfig(), folder, device, start=begun)
     trainer.run(until)
     return trainer.state.path

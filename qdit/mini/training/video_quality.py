@@ -18,8 +18,8 @@ from qdit.core.files import atomic_path, sha256_file, write_json
 from qdit.core.pixels import to_uint8
 from qdit.core.provenance import commit, machine, packages
 from qdit.mini.data.moving_digits import FPS, FRAMES, SIZE, draw_scenario, show
-from qdit.mini.data.moving_digits_prompts import Scenario, encode, prompt_of
-from qdit.mini.training.video_shipping import load_video_model
+from qdit.mini.data.moving_digits_prompts import PLACES, Scenario, encode, prompt_of
+from qdit.mini.training.video_shipping import has_places, load_video_model
 from qdit.mini.vbench.evaluate import ClipSet, mfvd, report
 from qdit.mini.vbench.observation import Observation, Observer, load_observer
 from qdit.mini.vbench.scores import SCORES
@@ -40,27 +40,32 @@ ENLARGED = 6
 GAP = 2
 
 
-def sample(model: STDiT3, scenarios: Sequence[Scenario], protocol: FlowProtocol = PROTOCOL) -> Tensor:
-    """Sample one clip for each scenario: uint8 (N, 3, 8, 16, 16). The noise of clip i depends on (protocol.seed, i)."""
+def sample(
+    model: STDiT3, scenarios: Sequence[Scenario], protocol: FlowProtocol = PROTOCOL, *, places: bool = PLACES
+) -> Tensor:
+    """Sample one clip for each scenario: uint8 (N, 3, 8, 16, 16). The noise of clip i depends on (protocol.seed, i).
+
+    `places`: see `moving_digits_prompts.encode`.
+    """
     parts = []
     for start in tqdm(range(0, len(scenarios), BATCH), desc="clips", unit="batch", mininterval=5):
         rows = range(start, min(start + BATCH, len(scenarios)))
-        text, mask = encode(tuple(scenarios[row] for row in rows))
+        text, mask = encode(tuple(scenarios[row] for row in rows), places=places)
         pixels = sample_clips(model, protocol, text, mask.bool(), list(rows))
         parts.append(to_uint8(pixels))
     return torch.cat(parts)
 
 
-def clips_for(model: STDiT3, prompts: Sequence[Prompt], samples: int) -> ClipSet:
+def clips_for(model: STDiT3, prompts: Sequence[Prompt], samples: int, *, places: bool = PLACES) -> ClipSet:
     """Sample a model's clips for the prompts of a suite, `samples` clips of each prompt."""
     wanted = [prompt for prompt in prompts for _ in range(samples)]
-    frames = sample(model, [prompt.scenario for prompt in wanted], replace(PROTOCOL, seed=2))
+    frames = sample(model, [prompt.scenario for prompt in wanted], replace(PROTOCOL, seed=2), places=places)
     return ClipSet(frames, tuple(prompt.text for prompt in wanted), tuple(range(samples)) * len(prompts))
 
 
 def generated_clips(weights: Path, prompts: Sequence[Prompt], samples: int) -> ClipSet:
     """Load a weights file or a checkpoint, and sample `samples` clips of each prompt."""
-    return clips_for(load_video_model(weights), prompts, samples)
+    return clips_for(load_video_model(weights), prompts, samples, places=has_places(weights))
 
 
 def drawn_scenarios(count: int = CLIPS) -> list[Scenario]:
@@ -93,14 +98,14 @@ def mean_score(name: str, observations: Sequence[Observation], scenarios: Sequen
 
 
 def measure(
-    model: STDiT3, observer: Observer, *, count: int = CLIPS, full: bool = True
+    model: STDiT3, observer: Observer, *, count: int = CLIPS, full: bool = True, places: bool = PLACES
 ) -> tuple[dict[str, Any], Tensor]:
     """Measure the quality of a model. Return the values, and its clips for `drawn_scenarios`.
 
     `full` adds the scores on mini-VBench's prompt suites, and mFVD.
     """
     scenarios = drawn_scenarios(count)
-    clips, real = sample(model, scenarios), show(scenarios, "held_out", seed=REAL_SEED).frames
+    clips, real = sample(model, scenarios, places=places), show(scenarios, "held_out", seed=REAL_SEED).frames
     ours, theirs = (mean_scores(observer, frames, scenarios) for frames in (clips, real))
     figures: dict[str, Any] = {
         "clips": count,
@@ -112,7 +117,7 @@ def measure(
     }
     if full:
         prompts = all_prompts()
-        scored = report(observer, clips_for(model, prompts, SAMPLES), prompts)
+        scored = report(observer, clips_for(model, prompts, SAMPLES, places=places), prompts)
         figures["mini_vbench"] = {key: scored[key] for key in ("protocol", "clips", "scores", "totals", "real_clips")}
         again = show(scenarios, "held_out", seed=REAL_SEED + 1).frames
         figures["mfvd"] = {"clips": mfvd(observer, clips, real), "other_real_clips": mfvd(observer, again, real)}
@@ -127,7 +132,7 @@ def measure_video_files(
     Return the four scores with a required minimum, each divided by the score of clips of held-out digits.
     """
     model, observer = load_video_model(weights), load_observer(instruments)
-    figures, clips = measure(model, observer, count=count)
+    figures, clips = measure(model, observer, count=count, places=has_places(weights))
     study = {
         "command": command,
         "commit": commit(),

@@ -9,6 +9,7 @@ import torch
 
 from qdit.core.errors import CheckpointError
 from qdit.core.files import load_tensors
+from qdit.mini.data.moving_digits_prompts import PLACES
 from qdit.mini.training.salient import SalientConfig
 from qdit.mini.training.video_salient import make_salient_video
 from qdit.mini.training.video_state import AVERAGE
@@ -69,3 +70,10 @@ def load_video_model(path: Path) -> STDiT3:
     if not isinstance(model, STDiT3):
         raise CheckpointError(f"{path}: holds a {type(model).__name__}, a video model (STDiT3) is needed")
     return model.to(torch.float32)
+
+
+def has_places(path: Path) -> bool:
+    """Whether a model was trained on words that say where two objects stand (`moving_digits_prompts.encode`)."""
+    _, metadata = load_tensors(path)
+    training = metadata.get("training") if isinstance(metadata, dict) else None
+    return bool(training.get("places", False)) if isinstance(training, dict) else PLACES

@@ -27,10 +27,12 @@ class TrainingState:
     """A model in training. It is saved to one file, from which the training continues with the same bits.
 
     `identity` is JSON with everything in which checkpoint and training must agree. A difference raises CheckpointError.
+    The model has the weights of iteration `first` of an earlier training (0: new weights). The optimizers begin there
+    without moments.
     """
 
-    def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float) -> None:
-        self.model, self.path, self.identity, self.ema = model, path, identity, ema
+    def __init__(self, model: nn.Module, path: Path, identity: dict[str, Any], *, ema: float, first: int = 0) -> None:
+        self.model, self.path, self.identity, self.ema, self.first = model, path, identity, ema, first
         self.parameters = dict(model.named_parameters())
         self.names: dict[Tensor, str] = {p: name for name, p in self.parameters.items()}
         self.average = {name: p.detach().clone() for name, p in self.parameters.items()}
@@ -40,7 +42,7 @@ class TrainingState:
             torch.optim.Muon(matrices.values(), weight_decay=0.0, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, weight_decay=0.0, foreach=True),
         )
-        self.iteration = 0
+        self.iteration = first
         if path.exists():
             self.resume()
 
@@ -55,7 +57,8 @@ class TrainingState:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-        weight = 1 - min(self.ema, (1 + self.iteration) / (10 + self.iteration))
+        taken = self.iteration - self.first
+        weight = 1 - min(self.ema, (1 + taken) / (10 + taken))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
         self.iteration += 1
 
@@ -87,4 +90,4 @@ class TrainingState:
             if is_block_matrix(name, parameter):
                 muon.state[parameter] = state
             else:
-                adam.state[parameter] = {"step": torch.tensor(float(self.iteration)), **state}
+                adam.state[parameter] = {"step": torch.tensor(float(self.iteration - self.first)), **state}

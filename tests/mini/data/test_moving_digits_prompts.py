@@ -10,10 +10,13 @@ from qdit.mini.data.moving_digits import draw_scenario
 from qdit.mini.data.moving_digits_prompts import (
     EXAMPLE,
     MAX_TOKENS,
+    OPPOSITE,
+    RELATIONS,
     TOKENS,
     Scenario,
     encode,
     parse_prompt,
+    place_vectors,
     prompt_of,
     token_table,
     tokens_of,
@@ -79,3 +82,21 @@ def test_encoding_pads_with_zeros():
     assert mask.sum(dim=1).tolist() == [6, MAX_TOKENS]
     assert vectors[0, 6:].abs().max() == 0
     assert torch.equal(vectors[1], token_table()[list(tokens_of(scenarios[1]))])
+
+
+@given(st.integers(0, 2**31))
+def test_words_of_two_objects_may_say_where_they_stand(index):
+    scenario = draw_scenario(0, index, two_objects=1.0)
+    added = (encode((scenario,), places=True)[0] - encode((scenario,), places=False)[0])[0]
+    first, second = place_vectors(scenario.relation)
+    torch.testing.assert_close(added[:4], torch.stack([first, first, second, second]), atol=1e-5, rtol=0)
+    assert added[4:].abs().max() == 0
+    assert float((token_table() @ first).abs().max()) < 1e-3 and abs(float(first @ second)) < 1e-3
+    single = draw_scenario(0, index, two_objects=0.0)
+    assert torch.equal(encode((single,), places=True)[0], encode((single,), places=False)[0])
+
+
+def test_a_side_has_one_vector():
+    for relation, opposite in OPPOSITE.items():
+        assert torch.equal(place_vectors(relation), place_vectors(opposite).flip(0))
+    assert len({tuple(place_vectors(relation)[0].tolist()) for relation in RELATIONS}) == 4

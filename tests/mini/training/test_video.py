@@ -10,11 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from qdit.core.errors import CheckpointError, ConfigError
 from qdit.core.files import load_tensors, save_tensors
 from qdit.mini.data.moving_digits import make_clips
+from qdit.mini.data.moving_digits_prompts import encode
 from qdit.mini.training.video import (
     MOVING_DIGITS_STDIT3,
     VideoTrainer,
     VideoTrainingConfig,
     learning_rate_factor,
+    read_start,
     shifted,
     to_model,
     train_mini_video,
@@ -81,6 +83,41 @@ def test_another_configuration_does_not_resume(trained, tmp_path):
         VideoTrainer(TINY, replace(SHORT, seed=1), tmp_path / "training")
 
 
+def test_a_training_begins_with_given_weights_and_resumes_to_the_bit(trained, tmp_path):
+    source = ship_video(trained.state.path, tmp_path / "weights", name="tiny")[0]
+    begun = read_start(source, TINY)
+    assert begun.iteration == 2
+    straight = VideoTrainer(TINY, SHORT, tmp_path / "straight", start=begun)
+    for name, tensor in load_model(source).named_parameters():
+        assert torch.equal(straight.state.parameters[name].detach(), tensor)
+        assert torch.equal(straight.state.average[name], tensor)
+    straight.run(until=3)
+    for name, mean in straight.state.average.items():  # a tenth of it remains of the given weights
+        expected = torch.lerp(begun.weights[name], straight.state.parameters[name], 0.9)
+        torch.testing.assert_close(mean, expected.detach())
+    straight.run(until=6)
+    for until in (4, 6):
+        VideoTrainer(TINY, SHORT, tmp_path / "interrupted", start=begun).run(until=until)
+    assert straight.state.path.read_bytes() == (tmp_path / "interrupted" / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(CheckpointError, match="another configuration"):
+        VideoTrainer(TINY, SHORT, tmp_path / "straight")
+
+
+def test_weights_of_another_network_are_refused(trained):
+    with pytest.raises(CheckpointError, match="holds another network"):
+        read_start(trained.state.path, replace(TINY, depth=2))
+
+
+def test_two_objects_and_their_places_are_choices(tmp_path):
+    config = replace(SHORT, batch_size=64, text_dropout=0)
+    batch = VideoTrainer(TINY, replace(config, two_objects=1.0, places=True), tmp_path).batch(0)
+    assert set(batch.mask.sum(dim=1).tolist()) == {9}
+    scenarios = make_clips(0, range(64), "train", two_objects=1.0).scenarios
+    assert torch.equal(batch.text, encode(scenarios, places=True)[0])
+    assert not torch.equal(batch.text, encode(scenarios, places=False)[0])
+    assert set(VideoTrainer(TINY, config, tmp_path).batch(0).mask.sum(dim=1).tolist()) == {6, 9}
+
+
 def test_the_loss_falls(tmp_path):
     config = replace(SHORT, iterations=40, batch_size=16, learning_rate=1e-2, other_learning_rate=5e-3)
     trainer = VideoTrainer(TINY, config, tmp_path)
@@ -106,6 +143,9 @@ def test_learning_rates_do_not_depend_on_the_end():
     config = VideoTrainingConfig(warmup=10, hold=100)
     factors = [learning_rate_factor(config, i) for i in (0, 4, 9, 100, 400, 10_000)]
     assert factors == pytest.approx([0.1, 0.5, 1, 1, 0.5, 0.1])
+    assert [learning_rate_factor(config, i, 400) for i in (400, 402, 409)] == pytest.approx(
+        [0.1, 0.3, (100 / 409) ** 0.5]
+    )
 
 
 def test_training_may_go_on_beyond_its_end(trained, tmp_path):
