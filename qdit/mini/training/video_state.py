@@ -56,7 +56,8 @@ class TrainingState:
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.step()
-        weight = 1 - min(self.ema, (1 + self.iteration) / (10 + self.iteration))
+        taken = self.iteration - self.first
+        weight = 1 - min(self.ema, (1 + taken) / (10 + taken))
         torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in self.parameters.values()], weight)
         self.iteration += 1
 

@@ -91,6 +91,10 @@ def test_a_training_begins_with_given_weights_and_resumes_to_the_bit(trained, tm
     for name, tensor in load_model(source).named_parameters():
         assert torch.equal(straight.state.parameters[name].detach(), tensor)
         assert torch.equal(straight.state.average[name], tensor)
+    straight.run(until=3)
+    for name, mean in straight.state.average.items():  # a tenth of it remains of the given weights
+        expected = torch.lerp(begun.weights[name], straight.state.parameters[name], 0.9)
+        torch.testing.assert_close(mean, expected.detach())
     straight.run(until=6)
     for until in (4, 6):
         VideoTrainer(TINY, SHORT, tmp_path / "interrupted", start=begun).run(until=until)
