@@ -29,7 +29,7 @@ def outliers(
     """Study how a DiT becomes hard to quantize in its training.
 
     For each snapshot the study records kurtosis and channel spread of weights and inputs by role, and the damage of
-    methods at W4A8 and W4A4. One snapshot takes two minutes of one core. A stopped study continues.
+    methods at W4A8 and W4A4. One snapshot takes a minute of one core. A stopped study continues.
 
     \b
     Examples:

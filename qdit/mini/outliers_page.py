@@ -45,6 +45,10 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         f"![Spread of channels and damage along the training]({figure.as_posix()})",
         "",
+        "## What it shows",
+        "",
+        *summary(study),
+        "",
         "## Outliers",
         "",
         "Each cell has the median of the blocks and, after the slash, the largest of the blocks.",
@@ -64,6 +68,32 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
     return "\n".join(lines)
 
 
+def summary(study: Mapping[str, Any]) -> list[str]:
+    """Lines with the largest change of the outliers, and how the damage of each method changes with it."""
+    snapshots = study["snapshots"]
+    first, last = snapshots[0], snapshots[-1]
+    span = f"From iteration {first['iteration']:,} to iteration {last['iteration']:,}"
+    lines = [f"{span} (largest value of the blocks):", ""]
+    for what, title in (("activations", "inputs"), ("weights", "weights")):
+        for value in ("spread", "kurtosis"):
+            ends = {role: (max(first[what][role][value]), max(last[what][role][value])) for role in ROLES}
+            role, (before, after) = max(ends.items(), key=lambda entry: entry[1][1] / entry[1][0])
+            name = f"{value.capitalize()} of the {title}"
+            lines.append(f"- {name} changes most in {role}: from {before:.3g} to {after:.3g}.")
+    for method, bits in rows_of_plan(study):
+        psnr = [(rows_of(entry, [(method, bits)])[0]["psnr_fp"], entry["iteration"]) for entry in snapshots]
+        (worst, when), (final, _) = min(psnr), psnr[-1]
+        name = f"{PRINTED[method]} at {bits.upper()}"
+        lowest = f"PSNR-FP is lowest at iteration {when:,} ({worst:.1f} dB)"
+        lines.append(f"- {name}: {lowest} and {final:.1f} dB at the end.")
+    return lines
+
+
+def rows_of_plan(study: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(method, bits) of every row of damage, in the order of the columns."""
+    return [(method, bits) for bits in study["plan"]["bits"] for method in study["plan"]["methods"]]
+
+
 def outlier_tables(snapshots: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines of the tables: a row for each snapshot, a column for each role, for each of the four values."""
     lines = []
@@ -80,7 +110,7 @@ def outlier_tables(snapshots: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def damage_table(study: Mapping[str, Any]) -> list[str]:
     """Lines of the table of damage: a row for each snapshot, a column for each method and bits."""
-    columns = [(method, bits) for bits in study["plan"]["bits"] for method in study["plan"]["methods"]]
+    columns = rows_of_plan(study)
     names = [f"{PRINTED[method]} {bits.upper()}" for method, bits in columns]
     lines = [f"| iteration | {' | '.join(names)} |", f"|---:|{'---:|' * len(names)}"]
     for entry in study["snapshots"]:
@@ -112,7 +142,7 @@ def draw(study: Mapping[str, Any], path: Path) -> None:
                 values = [max(entry[what][role]["spread"]) for entry in snapshots]
                 label = f"{role}, {'input' if what == 'activations' else 'weight'}"
                 left.plot(iterations, values, style, marker="o", markersize=3, color=colour, label=label)
-        columns = [(method, bits) for bits in study["plan"]["bits"] for method in study["plan"]["methods"]]
+        columns = rows_of_plan(study)
         for (method, bits), colour in zip(columns, COLOURS, strict=False):
             values = [rows_of(entry, [(method, bits)])[0]["psnr_fp"] for entry in snapshots]
             label = f"{PRINTED[method]} {bits.upper()}"

@@ -107,6 +107,10 @@ def test_a_study_continues_and_takes_later_snapshots(
     page = (tmp_path / "page.md").read_text()
     assert "over 3 snapshots" in page and "| 4 |" in page and "](images/figure.svg)" in page
     assert "RTN W4A8" in (tmp_path / "images" / "figure.svg").read_text()
+    worst, when = min((entry["damage"][0]["psnr_fp"], entry["iteration"]) for entry in study["snapshots"])
+    final = study["snapshots"][-1]["damage"][0]["psnr_fp"]
+    expected = f"RTN at W4A8: PSNR-FP is lowest at iteration {when} ({worst:.1f} dB) and {final:.1f} dB at the end."
+    assert expected in page and page.count("changes most in") == 4
 
 
 def test_what_is_no_snapshot_is_refused(snapshots: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,7 @@ class VideoTrainer:
             self.model.load_state_dict(start.weights, strict=False)
         self.model.to(self.device).train()
         training = {key: value for key, value in asdict(config).items() if key not in WHEN}
-        identity = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
+        identity: dict[str, Any] = {"model": model.to_dict(), "training": training, "world": "moving-digits"}
         begun = None if start is None else {"iteration": start.iteration, "sha256": start.sha256}
         identity["start"] = begun
         first = 0 if start is None else start.iteration

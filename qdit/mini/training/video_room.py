@@ -92,7 +92,13 @@ def damaged(model: STDiT3, plan: RoomPlan, *, places: bool) -> STDiT3:
     """A copy of the model, quantized by RTN."""
     drawn = tuple(draw_scenario(plan.calibration_seed, index) for index in range(plan.calibration_prompts))
     text, mask = encode(drawn, places=places)
-    data = collect(deepcopy(model), "trajectory", plan.protocol, samples=plan.calibration, text=(text, mask.bool()))
+    data = collect(
+        prepare_inference(deepcopy(model)),
+        "trajectory",
+        plan.protocol,
+        samples=plan.calibration,
+        text=(text, mask.bool()),
+    )
     weight_bits, activation_bits = BITS
     quantized = quantize_model(
         model,
@@ -135,8 +141,8 @@ def measure_room(
 ) -> dict[str, Room]:
     """Room of every dimension for a model. `places`: whether its prompts say where two objects stand."""
     plan, prompts = plan or RoomPlan(), prompts or all_prompts()
-    worse = clips_of(damaged(model, plan, places=places), prompts, plan, places=places)
-    full = clips_of(prepare_inference(model), prompts, plan, places=places)
+    worse = clips_of(prepare_inference(damaged(model, plan, places=places)), prompts, plan, places=places)
+    full = clips_of(prepare_inference(deepcopy(model)), prompts, plan, places=places)
     return rooms(observer, full, worse, prompts, samples=plan.samples)
 
 

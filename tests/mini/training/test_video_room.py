@@ -64,7 +64,7 @@ def test_the_damage_is_rtn_at_four_bits_and_clips_keep_their_noise(observer: Obs
     assert torch.equal(clips_of(model, prompts, replace(PLAN, chunk=2), places=False).frames, full.frames)
     placed = clips_of(model, prompts, PLAN, places=True).frames
     assert not torch.equal(placed[0], full.frames[0]) and torch.equal(placed[1], full.frames[1])
-    worse = clips_of(damaged(model, PLAN, places=False), prompts, PLAN, places=False)
+    worse = clips_of(prepare_inference(damaged(model, PLAN, places=False)), prompts, PLAN, places=False)
     assert worse.prompts == full.prompts and not torch.equal(worse.frames, full.frames)
     full = clips_of(prepare_inference(deepcopy(model)), prompts, PLAN, places=False)
     found = measure_room(model, observer, places=False, plan=PLAN, prompts=prompts)
