@@ -223,7 +223,7 @@ def train_video(
         typer.Option(callback=shipped, help="Weights to begin with; repeat it to continue."),
     ] = None,
     two_objects: Annotated[float, typer.Option(min=0, max=1, help="Fraction of clips with two digits.")] = 0.5,
-    places: Annotated[bool, typer.Option(help="The words of two digits also say where these stand.")] = False,
+    places: Annotated[bool, typer.Option(help="The words of two digits also say where these stand.")] = True,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Threads = 1,
 ) -> None:

@@ -54,6 +54,7 @@ def test_real_clips_are_written_and_scored(qdit, tmp_path, suite, instruments):
     assert record["protocol"] == "mini-VBench (moving digits)" and set(record["scores"]) == {
         "scene",
         "background_consistency",
+        "human_action",
     }
 
 

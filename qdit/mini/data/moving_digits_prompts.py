@@ -53,8 +53,8 @@ MAX_TOKENS = 9
 CHANNELS = 64
 """Length of a token vector."""
 TABLE_SEED = 0
-PLACES = False
-"""Whether the words of two objects say where they stand (`encode`); the shipped model was trained without."""
+PLACES = True
+"""Whether the words of two objects say where they stand (`encode`); the shipped model was trained with such words."""
 OPPOSITE = {"left": "right", "right": "left", "above": "below", "below": "above"}
 
 

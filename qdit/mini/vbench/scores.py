@@ -1,9 +1,12 @@
 """The sixteen scores of one clip, computed from the instruments' outputs. `evaluate` computes the means over clips.
 
-Each score follows VBench's formula for its dimension, as far as moving digits have what the formula needs. Scores are
-cosines and fractions; 1 is best.
+Each score follows VBench's formula for its dimension, as far as moving digits have what the formula needs. VBench
+counts frames in which a network says yes. The instruments say yes in nearly all frames of the moving digits, so a count
+would be 1 for good and for damaged clips. Therefore the scores take the probability of yes in place of yes or no.
+Scores are cosines and probabilities; 1 is best.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,8 +16,8 @@ from qdit.mini.vbench.observation import Detection, Observation
 
 FAST = 0.5
 """Pixels per frame above which a pair of frames moves."""
-SURE = 0.85
-"""Least sigmoid of a motion's logit, as VBench asks of an action."""
+SEEN = 0.5
+"""Least probability of a digit in a frame whose colour is judged."""
 
 Score = Callable[[Observation, Scenario, np.ndarray], float | None]
 """Score of a clip for a prompt and the prompt's embedding (96,); None if it cannot be scored (VBench skips it)."""
@@ -63,44 +66,43 @@ def imaging_quality(observation: Observation, _: Scenario, __: np.ndarray) -> fl
     return float(observation.quality.mean())
 
 
-def fraction_of_frames(observation: Observation, holds: Callable[[tuple[Detection, ...]], bool]) -> float:
-    """Fraction of the frames whose detections meet the condition `holds`."""
-    return float(np.mean([holds(frame) for frame in observation.detections]))
+def certainty(frame: tuple[Detection, ...], digit: str) -> float:
+    """Largest probability of a digit among the detections of a frame; 0 without detections."""
+    return max((detection.digits[digit] for detection in frame), default=0.0)
 
 
 def object_class(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of the frames in which the digit of the prompt is detected."""
-    return fraction_of_frames(observation, lambda frame: scenario.digits[0] in {detection.digit for detection in frame})
+    """Mean over frames of the probability that the digit is there."""
+    return float(np.mean([certainty(frame, scenario.digits[0]) for frame in observation.detections]))
 
 
 def multiple_objects(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of the frames in which all digits of the prompt are detected."""
-    return fraction_of_frames(
-        observation, lambda frame: set(scenario.digits) <= {detection.digit for detection in frame}
-    )
+    """Mean over frames of the probability that all digits of the prompt are there."""
+    digits = set(scenario.digits)
+    return float(np.mean([math.prod(certainty(frame, digit) for digit in digits) for frame in observation.detections]))
 
 
 def color(observation: Observation, scenario: Scenario, _: np.ndarray) -> float | None:
-    """Fraction of frames in which the prompt's digit has the prompt's colour, among the frames that show this digit."""
+    """Of the frames with the prompt's digit, the mean probability that it has the prompt's colour."""
     digit, colour = scenario.digits[0], scenario.colours[0]
-    coloured = [
-        {detection.colour for detection in frame if detection.digit == digit} for frame in observation.detections
-    ]
-    shown = [colours for colours in coloured if colours]
-    return float(np.mean([colour in colours for colours in shown])) if shown else None
+    best = [max(frame, key=lambda detection: detection.digits[digit]) for frame in observation.detections if frame]
+    shown = [detection.colours[colour] for detection in best if detection.digits[digit] >= SEEN]
+    return float(np.mean(shown)) if shown else None
 
 
 def spatial_relationship(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of the frames in which the two digits stand to each other as the prompt says.
+    """Mean over frames of the probability that the two digits stand to each other as the prompt says.
 
-    VBench ignores which object is on which side, so this score is stricter.
+    It is the probability for the best pair of detections. VBench is less strict: it ignores which object is on which
+    side.
     """
 
-    def right(frame: tuple[Detection, ...]) -> bool:
-        first, second = ([detection for detection in frame if detection.digit == digit] for digit in scenario.digits)
-        return any(stands(a, b) == scenario.relation for a in first for b in second if a is not b)
+    def best(frame: tuple[Detection, ...]) -> float:
+        first, second = scenario.digits
+        pairs = ((a, b) for a in frame for b in frame if a is not b and stands(a, b) == scenario.relation)
+        return max((a.digits[first] * b.digits[second] for a, b in pairs), default=0.0)
 
-    return fraction_of_frames(observation, right)
+    return float(np.mean([best(frame) for frame in observation.detections]))
 
 
 def stands(a: Detection, b: Detection) -> str | None:
@@ -114,15 +116,13 @@ def stands(a: Detection, b: Detection) -> str | None:
 
 
 def scene(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """Fraction of the frames whose recognised background is that of the prompt."""
-    return float((observation.scenes.argmax(axis=1) == SCENES.index(scenario.scene)).mean())
+    """Mean over frames of the probability of the prompt's background."""
+    return float(observation.scenes[:, SCENES.index(scenario.scene)].mean())
 
 
 def human_action(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:
-    """1 if the prompt's motion is recognised with high probability, else 0."""
-    wanted = MOTIONS.index(scenario.motion)
-    sure = 1 / (1 + np.exp(-observation.motions[wanted])) >= SURE
-    return float(observation.motions.argmax() == wanted and sure)
+    """Probability of the prompt's motion."""
+    return float(observation.motions[MOTIONS.index(scenario.motion)])
 
 
 def appearance_style(observation: Observation, scenario: Scenario, _: np.ndarray) -> float:

@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from qdit.mini.vbench import observation
 from qdit.mini.vbench.damage_study import CASES, damage_markdown, damage_table
 from qdit.mini.vbench.degradations import blocky, blurred, noisy, posterized, recomposed
+from qdit.mini.vbench.evaluate import evaluate, means, reference_clips
 from qdit.mini.vbench.observation import load_observer
-from qdit.mini.vbench.suites import DIMENSIONS
+from qdit.mini.vbench.suites import DIMENSIONS, all_prompts
 
 FRAMES = 2 * torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 1
 ALL = torch.ones(12)
@@ -35,6 +37,19 @@ def test_recomposed_frames_have_the_same_pixels_elsewhere_or_less_contrast():
         assert same or torch.allclose(after, 0.3 * before)
 
 
+def test_the_temperature_is_the_smallest_that_leaves_room(repository, monkeypatch):
+    observer = load_observer(repository / "weights" / "mini-vbench.safetensors")
+    prompts = all_prompts()
+    clips = reference_clips(prompts, samples=2)
+
+    def highest(temperature):
+        monkeypatch.setattr(observation, "TEMPERATURE", temperature)
+        scores = means(evaluate(observer, clips, prompts, samples=2))
+        return max(score for name, score in scores.items() if name in SEMANTIC and name != "overall_consistency")
+
+    assert highest(observation.TEMPERATURE) < 0.999 < highest(2.0)
+
+
 @pytest.fixture(scope="module")
 def table(repository):
     """Case → dimension → score, by the shipped instruments."""
@@ -43,12 +58,14 @@ def table(repository):
 
 SEMANTIC = ("object_class", "multiple_objects", "color", "spatial_relationship", "scene", "human_action",
             "appearance_style", "temporal_style", "overall_consistency")  # fmt: skip
+OBJECTS = ("object_class", "multiple_objects", "color", "spatial_relationship")
 SMOOTH = ("temporal_flickering", "motion_smoothness")
 LOWER = {
     "noise": ("subject_consistency", "background_consistency", *SMOOTH, "aesthetic_quality", "imaging_quality",
-              "multiple_objects", "overall_consistency"),
-    "blur": ("imaging_quality", "aesthetic_quality", "scene", "overall_consistency"),
-    "flicker": (*SMOOTH, "background_consistency", "imaging_quality", "aesthetic_quality", "overall_consistency"),
+              *SEMANTIC),
+    "blur": ("imaging_quality", "aesthetic_quality", "scene", "overall_consistency", *OBJECTS),
+    "flicker": (*SMOOTH, "background_consistency", "imaging_quality", "aesthetic_quality", "overall_consistency",
+                *OBJECTS),
     "shuffle": ("motion_smoothness", "human_action", "temporal_style", "overall_consistency"),
     "frozen": ("dynamic_degree", "human_action", "temporal_style", "overall_consistency"),
     "wrong prompts": SEMANTIC,
@@ -74,7 +91,7 @@ def test_blind_spots_are_those_of_the_docs(table, case, dimension):
 
 def test_real_clips_score_high(table):
     floors = {"object_class": 0.9, "multiple_objects": 0.85, "color": 0.95, "spatial_relationship": 0.85,
-              "human_action": 0.95, "scene": 0.95, "appearance_style": 0.95, "temporal_style": 0.95,
+              "human_action": 0.95, "scene": 0.8, "appearance_style": 0.9, "temporal_style": 0.95,
               "overall_consistency": 0.85, "imaging_quality": 0.6, "aesthetic_quality": 0.6}  # fmt: skip
     assert set(floors) < set(DIMENSIONS)
     assert {d: table["clean"][d] for d, floor in floors.items() if table["clean"][d] < floor} == {}

@@ -1,5 +1,7 @@
 """Shapes of the instruments' networks, and detections on maps written by hand."""
 
+import math
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from qdit.mini.data.moving_digits import make_clips
 from qdit.mini.data.moving_digits_prompts import tokens_of
 from qdit.mini.training.video_instruments import initialize
 from qdit.mini.vbench.networks import FrameReading, Instruments
-from qdit.mini.vbench.observation import Detection, Observer, detections, pooled, require_clips
+from qdit.mini.vbench.observation import TEMPERATURE, Observer, detections, pooled, probabilities, require_clips
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +29,23 @@ def reading(objectness):
     return FrameReading(none, objectness[None], digits, colours, none, none, none)
 
 
-def test_detections_are_peaks_above_one_half():
+def test_detections_are_peaks_with_probabilities():
     objectness = torch.full((8, 8), -9.0)
     objectness[2, 3], objectness[2, 4], objectness[6, 6], objectness[0, 0] = 3, 2, 1, -1
-    found = detections(reading(objectness))
-    assert found == [(Detection("1", "green", 2, 3), Detection("1", "green", 6, 6))]
+    ((*found,),) = detections(reading(objectness))
+    assert [(seen.down, seen.across) for seen in found] == [(0, 0), (2, 3), (6, 6)]
+    certain, other = (math.exp(1 / TEMPERATURE), 1.0)
+    for seen, logit in zip(found, (-1, 3, 1), strict=True):
+        objectness_here = 1 / (1 + math.exp(-logit))
+        assert sum(seen.digits.values()) == pytest.approx(objectness_here)
+        assert seen.digits["1"] == pytest.approx(objectness_here * certain / (certain + 5 * other))
+        assert seen.colours["green"] == pytest.approx(certain / (certain + 3 * other))
+
+
+def test_probabilities_are_those_of_the_divided_logits():
+    logits = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    expected = (logits / TEMPERATURE).exp() / (logits / TEMPERATURE).exp().sum(dim=1, keepdim=True)
+    torch.testing.assert_close(probabilities(logits), expected)
 
 
 def test_pooling_is_a_weighted_mean_of_length_one():
@@ -56,7 +70,11 @@ def test_embeddings_have_length_one_and_prompts_are_sets_of_words(network):
 def test_a_clip_is_seen_alike_alone_and_in_a_batch(network):
     observer, clips = Observer(network, "none"), make_clips(0, range(4), "train").frames
     together, alone = observer(clips)[2], observer(clips[2:3])[0]
-    assert together.detections == alone.detections and len(together.detections) == 8
+    assert len(together.detections) == 8
+    for frame, other in zip(together.detections, alone.detections, strict=True):
+        assert [(a.down, a.across) for a in frame] == [(b.down, b.across) for b in other]
+        for a, b in zip(frame, other, strict=True):
+            assert a.digits == pytest.approx(b.digits, abs=1e-5) and a.colours == pytest.approx(b.colours, abs=1e-5)
     for name in ("subject", "scenes", "motions", "embedding", "flow", "midpoint", "quality"):
         torch.testing.assert_close(
             torch.from_numpy(getattr(together, name)), torch.from_numpy(getattr(alone, name)), atol=1e-5, rtol=1e-4

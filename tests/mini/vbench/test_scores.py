@@ -5,19 +5,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qdit.mini.data.moving_digits_prompts import MOTIONS, SCENES, STYLES, TEMPOS, Scenario
+from qdit.mini.data.moving_digits_prompts import COLOURS, DIGITS, MOTIONS, SCENES, STYLES, TEMPOS, Scenario
 from qdit.mini.vbench.observation import Detection, Observation
 from qdit.mini.vbench.scores import SCORES, consistency, stands
 from qdit.mini.vbench.suites import DIMENSIONS
 
 NONE = np.zeros(0)
-RED_2, BLUE_4 = Detection("2", "red", 4, 2), Detection("4", "blue", 4, 6)
+
+
+def seen_at(digit, colour, down, across, certainty=1.0):
+    """A detection that is sure about its digit and colour, and has this objectness."""
+    digits = {name: certainty * (name == digit) for name in DIGITS}
+    return Detection(digits, {name: float(name == colour) for name in COLOURS}, down, across)
+
+
+RED_2, BLUE_4 = seen_at("2", "red", 4, 2), seen_at("4", "blue", 4, 6)
 ASKED = Scenario(("2", "4"), ("red", "blue"), "left", "up", "blinking", "striped", "sepia")
 
 
-def logits(names, chosen, high=5.0):
-    """Logits that are `high` at a name and −high elsewhere."""
-    return np.where(np.array(names) == chosen, high, -high)
+def sure(names, chosen, probability=1.0):
+    """Probabilities: this one at a name, the rest shared by the others."""
+    return np.where(np.array(names) == chosen, probability, (1 - probability) / (len(names) - 1))
 
 
 def observation(**changes):
@@ -27,9 +35,9 @@ def observation(**changes):
         detections=((RED_2, BLUE_4),) * 4,
         subject=rows,
         background=rows,
-        scenes=np.tile(logits(SCENES, "striped"), (4, 1)),
+        scenes=np.tile(sure(SCENES, "striped"), (4, 1)),
         styles=np.tile(np.array(STYLES) == "sepia", (4, 1)).astype(float),
-        motions=logits(MOTIONS, "up"),
+        motions=sure(MOTIONS, "up"),
         tempos=(np.array(TEMPOS) == "blinking").astype(float),
         embedding=np.eye(1, 8)[0],
         feature=np.zeros(8),
@@ -67,28 +75,35 @@ def test_consistency_against_the_formula():
     assert consistency(features) == pytest.approx(np.mean(expected))
 
 
-def test_objects_are_counted_by_frame():
+def test_objects_are_averaged_by_frame():
     seen = ((RED_2,), (BLUE_4,), (RED_2, BLUE_4), ())
     assert score("object_class", detections=seen) == 0.5
     assert score("multiple_objects", detections=seen) == 0.25
     assert score("spatial_relationship", detections=seen) == 0.25
+    doubtful = seen_at("2", "red", 4, 2, certainty=0.5)
+    assert score("object_class", detections=((doubtful,), (doubtful, RED_2), (), ())) == pytest.approx(1.5 / 4)
+    assert score("multiple_objects", detections=((doubtful, BLUE_4),) * 4) == 0.5
+    assert score("spatial_relationship", detections=((doubtful, seen_at("4", "blue", 4, 6, 0.5)),) * 4) == 0.25
 
 
 def test_colour_is_judged_where_the_digit_is_seen():
-    green = replace(RED_2, colour="green")
-    assert score("color", detections=((green,), (RED_2,), (BLUE_4,), (green, RED_2))) == pytest.approx(2 / 3)
-    assert score("color", detections=((BLUE_4,),) * 4) is None
+    green = replace(RED_2, colours=RED_2.colours | {"red": 0.25, "green": 0.75})
+    faint = seen_at("2", "blue", 1, 1, certainty=0.4)
+    assert score("color", detections=((green,), (RED_2,), (BLUE_4,), (faint, RED_2))) == pytest.approx(2.25 / 3)
+    assert score("color", detections=((BLUE_4, faint),) * 4) is None
+    assert score("color", detections=((),) * 4) is None
 
 
 @pytest.mark.parametrize("relation", ["left", "right", "above", "below"])
 def test_relations_have_a_direction(relation):
     place = {"left": (4, 2), "right": (4, 6), "above": (2, 4), "below": (6, 4)}
     opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}[relation]
-    first, second = (Detection("2", "red", *place[side]) for side in (relation, opposite))
+    first, second = (seen_at("2", "red", *place[side]) for side in (relation, opposite))
     assert stands(first, second) == relation and stands(second, first) == opposite
     assert stands(first, replace(first, down=first.down + 3, across=first.across + 3)) is None
     asked = replace(ASKED, relation=relation)
-    right, wrong = (first, replace(second, digit="4")), (replace(first, digit="4"), second)
+    four = BLUE_4.digits
+    right, wrong = (first, replace(second, digits=four)), (replace(first, digits=four), second)
     assert score("spatial_relationship", asked, detections=(right, wrong, right, wrong)) == 0.5
 
 
@@ -97,9 +112,9 @@ def test_an_object_is_no_pair_with_itself():
     assert score("spatial_relationship", asked, detections=((RED_2,),) * 4) == 0
 
 
-def test_an_action_must_be_sure():
-    assert score("human_action", motions=logits(MOTIONS, "up", high=1.0)) == 0  # sigmoid(1) = 0.73
-    assert score("human_action", motions=logits(MOTIONS, "down")) == 0
+def test_an_action_has_the_probability_of_its_motion():
+    assert score("human_action", motions=sure(MOTIONS, "up", 0.6)) == pytest.approx(0.6)
+    assert score("human_action", motions=sure(MOTIONS, "down", 0.6)) == pytest.approx(0.1)
 
 
 def test_dynamic_degree_needs_two_fast_pairs():
@@ -112,7 +127,7 @@ def test_dynamic_degree_needs_two_fast_pairs():
 
 
 def test_probabilities_and_fractions_of_frames():
-    scenes = np.stack([logits(SCENES, name) for name in ("striped", "plain", "dotted", "plain")])
+    scenes = np.stack([sure(SCENES, name) for name in ("striped", "plain", "dotted", "plain")])
     assert score("scene", scenes=scenes) == 0.25
     assert score("appearance_style", styles=np.array([[0.5, 0.3, 0.2]] * 4)) == pytest.approx(0.2)
     assert score("temporal_style", tempos=np.array([0.1, 0.7, 0.2])) == pytest.approx(0.7)

@@ -9,16 +9,28 @@ from qdit.core.errors import DataError
 from qdit.core.files import write_json
 from qdit.mini.vbench.suites import DIMENSIONS, SUITES, all_prompts, full_info, read_full_info, suite_prompts
 
-
-def test_every_dimension_has_one_suite():
-    assert Counter(dimension for dimensions in SUITES.values() for dimension in dimensions) == Counter(DIMENSIONS)
-    assert len(SUITES) == 11
+MORE = {"human_action": 30, "scene": 18, "aesthetic_quality": 18, "imaging_quality": 18, "appearance_style": 12}
+"""Prompts of the dimensions that are scored on several suites."""
 
 
-def test_every_dimension_has_six_prompts():
+def test_every_dimension_has_a_suite():
+    assert set(Counter(dimension for dimensions in SUITES.values() for dimension in dimensions)) == set(DIMENSIONS)
+    assert len(SUITES) == 11 and all(len(set(dimensions)) == len(dimensions) for dimensions in SUITES.values())
+
+
+def test_every_dimension_has_six_prompts_or_more():
     prompts = all_prompts()
     assert len({prompt.text for prompt in prompts}) == len(prompts) == 63  # three are in two suites
-    assert Counter(d for prompt in prompts for d in prompt.dimensions) == dict.fromkeys(DIMENSIONS, 6)
+    assert all(len(set(prompt.dimensions)) == len(prompt.dimensions) for prompt in prompts)
+    counted = Counter(d for prompt in prompts for d in prompt.dimensions)
+    assert counted == dict.fromkeys(DIMENSIONS, 6) | MORE
+
+
+def test_shared_prompts_have_the_answer():
+    for suite, dimensions in SUITES.items():
+        for scenario in (prompt.scenario for prompt in suite_prompts(suite)):
+            if "human_action" in dimensions or "scene" in dimensions:
+                assert (len(scenario.digits), scenario.tempo, scenario.style) == (1, "steady", "normal")
     assert suite_prompts("scene", 3) == suite_prompts("scene", 6)[:3]
 
 
