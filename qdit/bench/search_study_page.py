@@ -18,8 +18,8 @@ LIMIT = 0.02
 WAYS = {
     "evolution": "the evolutionary search of Q-DiT's paper: measures many candidates and makes new ones from the best",
     "response": "predicts the error of a candidate from the errors of its layers, and measures few candidates",
-    "racing": "Algorithm 1 that first drops candidates by scores of their layers. Then it compares the rest on few images,"
-    " and drops the worst",
+    "racing": "Algorithm 1 that first drops candidates by scores of their layers. Then it compares the rest on few"
+    " images, and drops the worst",
     "random": "measures random candidates, as many as Algorithm 1",
 }
 POINTS = 200

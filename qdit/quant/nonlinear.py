@@ -81,7 +81,7 @@ def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
 
 @register_activation_kind("log-sqrt2")
 class LogSqrt2Activation(Activation):
-    """The quantizer `log_sqrt2` with one calibrated scalar, `scale`, for the whole tensor (RepQ-ViT's softmax outputs)."""
+    """The quantizer `log_sqrt2` with one calibrated scalar, `scale`, for RepQ-ViT's softmax outputs."""
 
     scale: Tensor
 

@@ -28,7 +28,7 @@ A class can have several such lists. The shares count only the weights of linear
 | with a role | the share of the weights that lies in layers with a role |
 | in blocks | the share of the weights that scope `common` quantizes. It is larger for a model of full depth |
 | blocks | the number of blocks in which at least one layer has a role |
-| without a role | the layers without a role. "Not built": the class cannot be built with its default settings; the error follows |
+| without a role | the layers without a role. "Not built": the default settings build no model; the error follows |
 """
 
 
