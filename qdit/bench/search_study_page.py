@@ -18,7 +18,8 @@ LIMIT = 0.02
 WAYS = {
     "evolution": "the evolutionary search of Q-DiT's paper: measures many candidates and makes new ones from the best",
     "response": "predicts the error of a candidate from the errors of its layers, and measures few candidates",
-    "racing": "Algorithm 1 that first compares candidates on few images and drops the worst",
+    "racing": "Algorithm 1 that first drops candidates by scores of their layers. Then it compares the rest on few"
+    " images, and drops the worst",
     "random": "measures random candidates, as many as Algorithm 1",
 }
 POINTS = 200
@@ -52,11 +53,11 @@ def cheap_verdict(study: Mapping[str, Any], kind: str) -> str:
     against, share = cheap["against_evolution"], cheap["images_share"]
     scores = study["plan"]["score_images"][kind]
     whole = (cheap["images_sampled_mean"] + scores) / plain["images_sampled_mean"]
-    counted = f" (with the forward passes that score its layers: {whole:.1%})" if scores else ""
+    counted = f" If the forward passes that score its layers count too, this is {whole:.1%}." if scores else ""
     name = NAMES[kind]
     return (
         f"{name[0].upper()}{name[1:]} {'meets' if against['upper_95'] < LIMIT else 'misses'} the limit. It sampled"
-        f" {share:.1%} of the images of Algorithm 1{counted}. The mean difference of its held-out metric to that of"
+        f" {share:.1%} of the images of Algorithm 1.{counted} The mean difference of its held-out metric to that of"
         f" Algorithm 1 is {percent(against['mean'])}. The upper bound is {percent(against['upper_95'])}."
     )
 

@@ -81,7 +81,7 @@ def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
 
 @register_activation_kind("log-sqrt2")
 class LogSqrt2Activation(Activation):
-    """The quantizer `log_sqrt2` with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
+    """The quantizer `log_sqrt2` with one calibrated scalar, `scale`, for RepQ-ViT's softmax outputs."""
 
     scale: Tensor
 
@@ -104,7 +104,7 @@ class LogSqrt2Activation(Activation):
 
 @register_activation_kind("twin-gelu")
 class TwinGeluActivation(Activation):
-    """The quantizer `twin_gelu` with a calibrated `positive_scale` (): for the input of fc2 (TQ-DiT)."""
+    """The quantizer `twin_gelu` with one calibrated scalar, `positive_scale`, for the input of fc2 (TQ-DiT)."""
 
     positive_scale: Tensor
 

@@ -19,15 +19,16 @@ A method of this suite quantizes a layer only if it knows the *role* of the laye
 says for each transformer class of diffusers how many of its weights lie in layers with a role. `qdit models --markdown`
 wrote the page. [Quantize any transformer](any-model.md) explains how to give a layer a role.
 
-Each class was built with its default settings. To save time, each of its lists of blocks has only two blocks.
+Each class was built with its default settings. Four classes need other settings (`SETTINGS` in
+`qdit/models/generic/census.py`). To save time, each list of blocks of a class has two blocks or fewer.
 A class can have several such lists. The shares count only the weights of linears and convolutions.
 
 | column | meaning |
 |---|---|
 | with a role | the share of the weights that lies in layers with a role |
 | in blocks | the share of the weights that scope `common` quantizes. It is larger for a model of full depth |
-| blocks | the number of blocks that were built |
-| without a role | the layers without a role. "Not built": the class has no usable default settings; the error follows |
+| blocks | the number of blocks in which at least one layer has a role |
+| without a role | the layers without a role. "Not built": the default settings build no model; the error follows |
 """
 
 

@@ -81,7 +81,10 @@ def method_looks() -> Mapping[str, Look]:
 
 
 def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """Return label → look: the look of the method's class, or else an unused look."""
+    """Return label → look (colour, marker, line).
+
+    A label that names a method gets the look of this method's Python class. The others get the looks of `FREE` in turn.
+    """
     known = method_looks()
     unknown = [label for label in labels if label not in known]
     return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}
