@@ -181,11 +181,11 @@ def detections(reading: FrameReading) -> list[tuple[Detection, ...]]:
     digits, colours = score[:, None] * probabilities(reading.digits), probabilities(reading.colours)
     by_frame: list[list[Detection]] = [[] for _ in range(len(score))]
     for row, down, across in ((score == highest) & (score > LEAST_OBJECTNESS)).nonzero().tolist():
-        named = (
+        by_digit, by_colour = (
             dict(zip(names, values[row, :, down, across].tolist(), strict=True))
             for names, values in ((DIGITS, digits), (COLOURS, colours))
         )
-        by_frame[row].append(Detection(*named, down, across))
+        by_frame[row].append(Detection(by_digit, by_colour, down, across))
     return [tuple(frame) for frame in by_frame]
 
 

@@ -18,6 +18,7 @@ TITLES = {
     "sampling": "One model evaluation, by mode",
     "memory": "Memory of a model, by mode",
     "latency": "Linear layers: milliseconds by group size",
+    "rounding": "One iteration of learned rounding on a block of the mini model: milliseconds",
     "ranges": "Quantizing activations: milliseconds by kind of range",
     "gpu": "Goals on a GPU",
     "block": "One block of DiT-XL/2 in integers, one thread",
@@ -180,6 +181,15 @@ def _block(content: Mapping[str, Any]) -> Grid:
     return Grid(("Row", "Bits", "Median (ms)", "times as fast as float32", "as bfloat16"), tuple(body), 2)
 
 
+def _rounding(content: Mapping[str, Any]) -> Grid:
+    return _pivot(
+        content["measured"],
+        "Iteration",
+        lambda entry: str(entry["candidate"]),
+        lambda entry: f"learns {'rounding and scales' if entry['learn'] == 'both' else entry['learn']}",
+    )
+
+
 def _gpu_code(content: Mapping[str, Any]) -> Grid:
     numbers = ("instructions", "share", "times bf16")
     body = (
@@ -230,6 +240,7 @@ GRIDS: dict[str, Callable[[Mapping[str, Any]], Grid]] = {
     "latency": _latency,
     "ranges": _ranges,
     "block": _block,
+    "rounding": _rounding,
     "gpu": _gpu,
     "gpu-code": _gpu_code,
 }
