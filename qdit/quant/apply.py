@@ -92,12 +92,13 @@ def gptq_weights(
     stale_groups: bool = True,
     sequential: bool = True,
 ) -> dict[str, list[str]]:
-    """Run GPTQ block by block; sites outside the blocks come first. Only the Hessians of one block are in memory.
+    """Run GPTQ on the weights of sites, block by block; sites outside the blocks come first.
 
-    With `sequential`, the inputs of a block come from the quantized layers before it. Otherwise all Hessians come from
-    the unchanged model. If a site has an activation quantizer, its inputs are quantized first, as in Q-DiT's release.
-    If all inputs of a site are zero (a pruned MLP), it is rounded to nearest on GPTQ's grid. The returned log lists
-    such sites under `rounded_to_nearest`. Without such sites the log is empty.
+    Only the Hessians of one block are in memory. With `sequential`, the inputs of a block come from the quantized
+    layers before it. Otherwise all Hessians come from the unchanged model. If a site has an activation quantizer, its
+    inputs are quantized before they enter the Hessian, as in Q-DiT's release. If all inputs of a site are zero (a
+    pruned MLP), its weight is rounded to nearest with GPTQ's scales. The returned log lists such sites under
+    `rounded_to_nearest`. Without such sites the log is empty.
     """
     data, stages = list(batches), blocks_of(sites)
     silent: list[str] = []

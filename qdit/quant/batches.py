@@ -1,4 +1,7 @@
-"""Batches of calibration data: positional arguments of a DiT or STDiT3, or keyword arguments of a diffusers network."""
+"""Batches of calibration data: the arguments of forward passes, recorded for some samples.
+
+A batch of a DiT or STDiT3 holds positional arguments, that of a diffusers network keyword arguments.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

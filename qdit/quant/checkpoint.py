@@ -74,7 +74,7 @@ class VideoCheckpoint:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Result of a method: the model with quantized sites and, for some methods, a correction of its output.
+    """Result of a method: the model with quantized sites and, for some methods, a correction of the predicted noise.
 
     `log` is plain JSON about the method's work, for example learning curves.
     """
@@ -178,7 +178,7 @@ def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict
 
 
 def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
-    """Build the model of a configuration, with quantized modules at its sites. Every tensor must be used."""
+    """Build the model of a configuration, with quantized modules at its sites. Each tensor must be used."""
     shape = config_class(config["model"]["family"], error=CheckpointError)(**config["model"]["config"])
     model = empty_network(shape)
     fill(model, config["sites"], tensors, method=config["record"].get("method"))

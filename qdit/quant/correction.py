@@ -1,4 +1,4 @@
-"""PTQD's correction of the predicted noise: one linear fit per step, and the variance of its residual."""
+"""PTQD's correction of the predicted noise: one linear fit for each sampling step, and the variance of its residual."""
 
 from collections.abc import Mapping
 from typing import Any, Self

@@ -168,7 +168,7 @@ def as_json(value: Any) -> str:
 
 
 def require_format(checkpoint: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless this version wrote the configuration, and its digest is correct."""
+    """Raise CheckpointError unless this version can read the configuration and the digest in it is correct."""
     if checkpoint.get("format") != FORMAT:
         raise CheckpointError(
             f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"

@@ -38,7 +38,7 @@ class FloatFormat:
 
     @property
     def largest_exponent(self) -> int:
-        """Exponent of the largest number: `emax` of the MX scale rule."""
+        """Exponent of the format's largest number: `emax` in the MX rule for scales."""
         return int(torch.frexp(torch.tensor(self.largest)).exponent) - 1
 
     def encode(self, x: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class FloatFormat:
         return binade.clamp_(min=2.0 ** (1 - self.bias)).mul_(2.0**-self.mantissa_bits)
 
     def values(self, device: torch.device | str = "cpu") -> Tensor:
-        """The number of every code (2^bits,), float32."""
+        """Return the number that each code means, (2^bits,) float32."""
         return _values(self).to(device)
 
     def check(self, codes: Tensor) -> None:

@@ -52,7 +52,7 @@ def require_unedited(config: Mapping[str, Any], *, where: str, remedy: str) -> N
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint; CheckpointError if it is missing or was edited."""
+    """Read the configuration of a checkpoint; CheckpointError if it is missing or was edited."""
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)

@@ -60,10 +60,10 @@ def joint_weight(model: Network, site: Site) -> Tensor:
 
 
 def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
-    """Change the input of a linear site to x / factor − offset, in place; factor and offset are (in,).
+    """Change the input x of a linear site to x / factor − offset, in place; factor and offset are (in,).
 
-    All linears with the same input are changed with it (`sharing`). Raises Unsupported if nothing can scale the input
-    (`fold_source` None).
+    The model computes the same function. All linears with the same input are changed together (`sharing`). Raises
+    Unsupported if no layer can absorb the factor (`fold_source` is None).
     """
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
@@ -109,7 +109,7 @@ def add_to_bias(linear: nn.Linear, values: Tensor) -> None:
 
 
 def absorb(model: Network, source: FoldSource, factor: Tensor, offset: Tensor) -> None:
-    """Change a layer in place so that its output, the input of a site, is x / factor − offset."""
+    """Change a layer in place so that its output, the input x of a site, becomes x / factor − offset."""
     match source:
         case SharedModulation(modulate):
             fold_into_norm(model, modulate, factor, offset)

@@ -1,4 +1,4 @@
-"""Dynamic activation quantizers on floating-point grids: MX blocks, NVFP4 blocks, and FP8 or FP4 with free scales."""
+"""Dynamic activation quantizers to float formats: MX blocks, NVFP4 blocks, and FP8 or FP4 with float32 scales."""
 
 from collections.abc import Mapping
 from typing import Any, Self

@@ -1,7 +1,7 @@
-"""Weights on grids that are not uniform: MX and NVFP4 blocks, floating-point elements, and codebooks.
+"""Weights whose allowed values are not evenly spaced: MX and NVFP4 blocks, floating-point elements, and codebooks.
 
-A block is consecutive inputs of one output. MX (OCP) and NVFP4 (NVIDIA) are formats of tensor cores. Here they
-are simulated: the weight is dequantized once, and the product is computed in floating point.
+A block is consecutive inputs of one output. MX (OCP) and NVFP4 (NVIDIA) are formats of tensor cores. Here they are
+simulated: the weight is dequantized once, and the product is computed in floating point.
 """
 
 from collections.abc import Mapping

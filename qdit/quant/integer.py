@@ -1,8 +1,8 @@
-"""Integer mode: linears that multiply integer codes of weights and inputs. They are made from simulated linears.
+"""Integer mode: linears that multiply integer codes of weights and inputs, made from the linears of simulated mode.
 
-Weights need an affine quantizer per tensor, channel or group. Inputs need static ranges (per tensor or group of
-channels) or dynamic ranges (per token, or per token and group). Other quantizers raise `Unsupported` with the name of
-the layer.
+Weights need an affine quantizer (scale and zero point) per tensor, channel or group. Inputs need static ranges (per
+tensor or group of channels) or dynamic ranges (per token, or per token and group). For other quantizers `Unsupported`
+is raised with the name of the layer.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Selection of sites: the linears of a scope, the operands of attention, and the sites that keep 8 bits."""
+"""Selection of sites: the linears of a scope, the operands of attention, and the sites that keep 8 bits or more."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal

@@ -214,7 +214,7 @@ def unfolded(x: Tensor, kernel: Sequence[int]) -> Tensor:
 
 
 class Learner:
-    """Replaces some sites by trainable modules, and puts quantized modules back after the training."""
+    """Replaces some sites of a model by trainable modules, and puts quantized modules back after the training."""
 
     def __init__(
         self, model: Network, reference: Network, sites: Sequence[Site], *, rounding: bool, scales: bool

@@ -1,4 +1,4 @@
-"""Quantizers that are not affine: log√2 for softmax outputs (RepQ-ViT), twin uniform for softmax and GELU (TQ-DiT).
+"""Quantizers without one uniform scale: log√2 for softmax (RepQ-ViT), two regions for softmax and GELU (TQ-DiT).
 
 The functions come first, then the activation quantizers that use them.
 """
@@ -82,7 +82,7 @@ def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
 
 @register_activation_kind("log-sqrt2")
 class LogSqrt2Activation(Activation):
-    """The quantizer `log_sqrt2` with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
+    """Quantizer by `log_sqrt2` with one calibrated `scale` () for the whole tensor (RepQ-ViT's softmax outputs)."""
 
     scale: Tensor
 
@@ -105,7 +105,7 @@ class LogSqrt2Activation(Activation):
 
 @register_activation_kind("twin-gelu")
 class TwinGeluActivation(Activation):
-    """The quantizer `twin_gelu` with a calibrated `positive_scale` (): for the input of fc2 (TQ-DiT)."""
+    """Quantizer by `twin_gelu` with a calibrated `positive_scale` () for the input of fc2 (TQ-DiT)."""
 
     positive_scale: Tensor
 

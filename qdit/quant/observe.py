@@ -66,7 +66,7 @@ def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Ten
 def observe_inputs(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], look: Callable[[Site, Tensor], None]
 ) -> None:
-    """Run the model on every batch; `look(site, input)` is called for each site in the order of the data."""
+    """Run the model on every batch, and call `look(site, input)` for each site in the order of computation."""
     with observing(model, sites, look):
         for batch in batches:
             run(model, batch)

@@ -165,7 +165,7 @@ class QuantizedConv(QuantizedLinear):
 
 
 class QuantizedOperand(nn.Module):
-    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d).
+    """Quantized operand of a matrix product in attention (q, k, softmax output or v): (N, heads, T, d).
 
     With `narrow` no step comes between the quantizer and the product (k, softmax output and v). Then a quantizer under
     autocast on a GPU writes half precision, as that of a linear does.

@@ -1,4 +1,4 @@
-"""Size in MB of a quantized DiT or STDiT3, counted in three ways: by the paper's formula, predicted, and from a file.
+"""Size in MB of a quantized DiT or STDiT3: by the formula of Q-DiT's paper, predicted from shapes, and from a file.
 
 MB is 10^6 bytes. The paper's formula is (N · bits / 8 + 4 · U) / 10^6. N is the number of all parameters without the
 position embedding, also of those that stay in floating point. U is the number of (scale, zero point) pairs. A pair

@@ -57,7 +57,7 @@ class Transform(nn.Module):
 
 @register_transform_kind("divide")
 class Divide(Transform):
-    """T x = x / factor, one factor for each channel; `factor` is (in,), positive or negative, never 0."""
+    """Input transform T x = x / factor. `factor` (in,) has a number for each channel, positive or negative, not 0."""
 
     factor: Tensor
 
@@ -82,7 +82,7 @@ class Divide(Transform):
 
 @register_transform_kind("shift")
 class Shift(Transform):
-    """T x = x − offset, one offset for each channel (in,); the bias gains W · offset."""
+    """Input transform T x = x − offset. `offset` (in,) has one number for each channel; the bias gains W · offset."""
 
     offset: Tensor
 
@@ -106,7 +106,7 @@ class Shift(Transform):
 
 @register_transform_kind("hadamard")
 class Hadamard(Transform):
-    """T x = H (signs · x) in blocks of `size` channels, with Sylvester's Hadamard matrix divided by √size.
+    """Input transform T x = H (signs · x) in blocks of `size` channels; H is Sylvester's Hadamard matrix / √size.
 
     `size` is a power of two that divides the width. `signs` (in,) are +1 and −1 (a random Hadamard rotation), or None.
     """
@@ -148,9 +148,10 @@ class Hadamard(Transform):
 
 @register_transform_kind("orthogonal")
 class Orthogonal(Transform):
-    """T x = Q x with an orthogonal matrix, for all channels or for blocks of consecutive channels.
+    """Input transform T x = Q x with an orthogonal matrix, for all channels or for blocks of consecutive channels.
 
-    `matrix` is (size, size), the same for each block of `size` channels, or (blocks, size, size), one for each block.
+    `matrix` is (size, size), the same for each block of `size` channels, or (blocks, size, size), one matrix for each
+    block.
     """
 
     matrix: Tensor
@@ -195,7 +196,7 @@ class Orthogonal(Transform):
 
 
 class Chain(nn.ModuleList):
-    """A sequence of transforms; the first one gets the input of the site."""
+    """A sequence of input transforms; the first one gets the input of the site, the next one its output."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         widths = {transform.width for transform in transforms}

@@ -68,7 +68,7 @@ def timesteps(batches: Iterable[Keywords]) -> Tensor | None:
 
 
 class StoredCalls:
-    """The arguments of a block for all samples."""
+    """The arguments of a block's forward passes, stored for all samples."""
 
     def __init__(self, calls: Sequence[Call], layout: Layout, path: str) -> None:
         columns = list(zip(*(leaves(call) for call in calls), strict=True))

@@ -56,7 +56,10 @@ class Reconstruction:
 
 @dataclass
 class Curve:
-    """Losses of one unit without the regularizer: at the start, at some iterations, and at the end with hard codes."""
+    """Learning curve of one unit: losses without the regularizer, at the start, at some iterations, and at the end.
+
+    The last loss is computed with hard codes.
+    """
 
     name: str
     iterations: int

@@ -56,7 +56,7 @@ class QuantizedWeight(StoredWeight):
 
     @property
     def granularity(self) -> Granularity:
-        """`tensor`, `channel` or `group(g)`; one group per row is `channel`."""
+        """Which weights share a scale: `tensor`, `channel` or `group(g)`; one group per row is `channel`."""
         if self.group_size is not None:
             return Granularity("group", self.group_size)
         return Granularity("tensor" if len(self.scale) < len(self.codes) else "channel")
@@ -104,7 +104,7 @@ def quantize_weight(
 
 
 def check_weight(weight: Tensor, bits: int) -> None:
-    """Raise unless `weight` is a finite matrix and `bits` is allowed for weights."""
+    """Raise ConfigError unless `weight` is a matrix and can have `bits`; CheckpointError unless it is finite."""
     if bits not in WEIGHT_BITS:
         raise ConfigError(f"weight_bits {bits}: allowed are {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]}, or 16 for none")
     if weight.ndim != 2:
