@@ -1,9 +1,9 @@
-"""Packed weights in the layout of the grouped kernels: panels of 48 outputs, steps of 4 inputs, chunks of groups.
+"""Packed weights in the memory layout of the grouped kernels.
 
-A chunk is a sequence of groups with about 512 inputs. A sum is rounded once per chunk, so long rows are as exact as
-short ones. Inside a chunk the bytes have the order [step][output of the panel][input of the step]. With 4 bits, one
-byte holds two consecutive steps, the first in its low half. With 6 bits, a second plane holds the upper two bits of
-four steps. `qdit/kernels/csrc/kernel.h` has the same constants.
+A panel is 48 outputs, a step is 4 inputs, and a chunk is a sequence of groups with about 512 inputs. A sum is rounded
+once per chunk, so long rows are as exact as short ones. Inside a chunk the bytes have the order [step][output of the
+panel][input of the step]. With 4 bits, one byte holds two consecutive steps, the first in its low half. With 6 bits,
+further bytes hold the upper two bits of four steps each. `qdit/kernels/csrc/kernel.h` has the same constants.
 """
 
 from collections.abc import Iterator

@@ -41,7 +41,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Branch:
-    """A low-rank branch up (down x) in float32: `down` (width, padded rank), `up` (panels, padded rank, 48)."""
+    """A low-rank branch up (down x) in float32, padded for the kernels.
+
+    `down` is (width, padded rank), `up` is (panels of 48 outputs, padded rank, 48).
+    """
 
     down: Tensor
     up: Tensor

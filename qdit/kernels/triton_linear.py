@@ -69,7 +69,7 @@ def linear_kernel(
     codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
     scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums (with SUMS) and
     weight_zeros (with ZEROS) are (groups, outputs). With BRANCH, the sum starts with narrow (rank, rows) times up
-    (panels of 48 outputs, rank, 48). PART groups are added up at once; 0 means all.
+    (panels of 48 outputs, rank, 48). PART groups form one chain of multiply-adds; 0 means all groups.
     """
     row, column = places_of_block(rows, outputs, BLOCK_ROWS, BLOCK_COLUMNS)
     mask = (row < rows)[:, None] & (column < outputs)[None, :]
@@ -155,10 +155,10 @@ def multiply(
     y: Tensor,
     shared: int,
 ) -> None:
-    """Write the product of codes and a weight, and the branch and the bias, to y (rows, outputs).
+    """Write the product of codes and a weight, plus the branch and the bias, to y (rows, outputs).
 
-    `shared` groups of the weight have one scale of the input. It raises the flag of the device if a number is not
-    finite.
+    `shared` groups of the weight have one scale of the input. The kernel sets the flag of the device to 1 if a number
+    is not finite.
     """
     rows, outputs = y.shape
     flag, offset = flags.flag_of(y.device), wide.scale if bias is None else bias.float().contiguous()
