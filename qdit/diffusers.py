@@ -62,7 +62,7 @@ DESCRIBED = ("format", "model", "sites", "record")
 
 
 class Method(str, enum.Enum):  # noqa: UP042 - diffusers wants a str whose `value` it can read; format() must give it too
-    """Name of our quantizer in diffusers."""
+    """Enumeration with the name of our quantizer, in the form that diffusers expects."""
 
     QDIT = QUANTIZER
 
@@ -128,7 +128,7 @@ class QditQuantizer(DiffusersQuantizer):
         self.in_integers = False
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Raise Unsupported for a dtype or a device map that quantized layers do not have."""
+        """Raise Unsupported for a dtype or a device map with which quantized layers cannot be loaded."""
         dtype = kwargs.get("torch_dtype") or self.dtype
         if self.is_generic and dtype not in DTYPES:
             raise Unsupported(f"torch_dtype {dtype}: allowed are float32, float16 and bfloat16")
@@ -221,7 +221,7 @@ class QditQuantizer(DiffusersQuantizer):
 
     @property
     def is_compileable(self) -> bool:
-        """Whether torch.compile finds no graph break in a block."""
+        """Whether torch.compile can compile a block without a graph break."""
         return self.is_generic
 
 
@@ -230,7 +230,7 @@ AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QDIT.value] = QditConfig
 
 
 def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
-    """Build the network of an exported configuration and its tensors; CheckpointError if they do not fit."""
+    """Build the network from an exported configuration and its tensors; CheckpointError if they do not fit."""
     require_format(checkpoint)
     try:
         network = require_dit(build_model(checkpoint, tensors), where="exported checkpoint")
@@ -240,7 +240,7 @@ def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
 
 
 def require_same_shape(config: Mapping[str, Any], shape: DiTConfig) -> None:
-    """Raise CheckpointError if diffusers' part of a config.json states another shape. Pipelines read that part."""
+    """Raise CheckpointError if the part of config.json that pipelines read does not state the shape of our DiT."""
     for name, value in diffusers_config(shape).items():
         if config.get(name) != value:
             raise CheckpointError(

@@ -145,7 +145,7 @@ class CallFitness:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Digest of names, shapes and values of the full-precision network."""
+        """Sha256 of names, shapes and values of the full-precision network's tensors."""
         return digest(self.swappable.source.state_dict())
 
     def identity(self) -> dict[str, Any]:
@@ -234,7 +234,7 @@ class CallSearchJob:
 
 
 def require_calls(kind: str, fresh: int) -> None:
-    """Raise Unsupported if a search on recorded calls has this kind, or measures `fresh` genomes again."""
+    """Raise Unsupported if this kind of search cannot use recorded calls, or if `fresh` (genomes to remeasure) > 0."""
     if kind == "response":
         raise Unsupported(
             "response: compares features of images, and a transformer of diffusers is measured on recorded calls; take"
