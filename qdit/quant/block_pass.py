@@ -41,7 +41,7 @@ class ScalePass:
         return self.scale.requires_grad
 
     def grid(self) -> Grid:
-        """Return the current (scale, zero point, number of levels)."""
+        """Return the current (scale, zero point, levels), where levels is the largest code, 2^bits − 1."""
         return self.scale.item(), self.zero_point, self.levels
 
     def keep(self, gradient: float) -> None:
