@@ -62,7 +62,7 @@ DESCRIBED = ("format", "model", "sites", "record")
 
 
 class Method(str, enum.Enum):  # noqa: UP042 - diffusers wants a str whose `value` it can read; format() must give it too
-    """Name of our quantizer in diffusers."""
+    """Enumeration with the name of our quantizer, in the form that diffusers expects."""
 
     QDIT = QUANTIZER
 
@@ -75,11 +75,11 @@ class QditConfig(QuantizationConfigMixin):
         self.checkpoint = dict(checkpoint)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the configuration as plain JSON."""
         return {"quant_method": Method.QDIT.value, "checkpoint": copy.deepcopy(self.checkpoint)}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """The whole configuration. Diffusers calls this to print a configuration."""
+        """Return the whole configuration. Diffusers calls this to print a configuration."""
         return self.to_dict()
 
 
@@ -96,7 +96,7 @@ class QuantizedTransformer(DiTTransformer2DModel):
         cross_attention_kwargs: dict[str, Any] | None = None,
         return_dict: bool = True,
     ) -> Any:
-        """Noise and variance (N, 2C, L, L) of latents (N, C, L, L) at timesteps (N,) with labels (N,)."""
+        """Predict noise and variance (N, 2C, L, L) from latents (N, C, L, L) at timesteps (N,) with labels (N,)."""
         output = self.network(hidden_states, timestep, class_labels)
         return Transformer2DModelOutput(sample=output) if return_dict else (output,)
 
@@ -109,7 +109,7 @@ QuantizedTransformer.__module__ = DiTTransformer2DModel.__module__
 class QditQuantizer(DiffusersQuantizer):
     """Puts a quantized network in place of a DiTTransformer2DModel's layers while `from_pretrained` loads it.
 
-    In another transformer it puts quantized layers in the place of linears and convolutions.
+    In a transformer of another class it puts quantized layers in the place of linears and convolutions.
     """
 
     requires_calibration = True
@@ -128,7 +128,7 @@ class QditQuantizer(DiffusersQuantizer):
         self.in_integers = False
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
-        """Raise Unsupported for a dtype or a device map that quantized layers do not have."""
+        """Raise Unsupported for a dtype or a device map with which quantized layers cannot be loaded."""
         dtype = kwargs.get("torch_dtype") or self.dtype
         if self.is_generic and dtype not in DTYPES:
             raise Unsupported(f"torch_dtype {dtype}: allowed are float32, float16 and bfloat16")
@@ -143,7 +143,7 @@ class QditQuantizer(DiffusersQuantizer):
             raise Unsupported(f"device_map over {len(places)} devices: quantized models are kept whole; give one")
 
     def update_device_map(self, device_map: Any) -> None:
-        """Store the one device of the caller. Diffusers has no other module to place."""
+        """Store the one device that the caller chose. Diffusers has no other module to place."""
         if isinstance(device_map, dict):
             self.validate_environment(device_map=device_map)
             self.device = next(iter(device_map.values()), "cpu")
@@ -159,11 +159,11 @@ class QditQuantizer(DiffusersQuantizer):
         return []
 
     def update_missing_keys(self, model: Any, missing_keys: list[str], prefix: str) -> list[str]:
-        """No missing keys for diffusers, because `build_model` reports missing tensors."""
+        """Report no missing keys to diffusers, because `build_model` raises an error for missing tensors."""
         return []
 
     def maybe_update_state_dict(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Keep the tensors as they are stored. Diffusers would convert them."""
+        """Keep the tensors as they are stored, and give diffusers none, because it would convert them."""
         self.tensors |= state_dict
         return {}
 
@@ -203,7 +203,7 @@ class QditQuantizer(DiffusersQuantizer):
     def get_state_dict_and_metadata(
         self, state_dict: dict[str, Tensor], safe_serialization: bool = False
     ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The packed tensors, as `qdit quantize` and `qdit export` write them."""
+        """Return the packed tensors, as `qdit quantize` and `qdit export` write them."""
         if self.is_generic:
             return {name: compact(tensor) for name, tensor in state_dict.items()}, {}
         state = {name.removeprefix("network."): tensor for name, tensor in state_dict.items()}
@@ -211,7 +211,7 @@ class QditQuantizer(DiffusersQuantizer):
 
     @property
     def is_serializable(self) -> bool:
-        """Whether `save_pretrained` works: not after `integer`."""
+        """Whether `save_pretrained` works. It does not after `integer`."""
         return not self.in_integers
 
     @property
@@ -221,7 +221,7 @@ class QditQuantizer(DiffusersQuantizer):
 
     @property
     def is_compileable(self) -> bool:
-        """Whether torch.compile finds no graph break in a block."""
+        """Whether torch.compile can compile a block without a graph break."""
         return self.is_generic
 
 
@@ -230,7 +230,7 @@ AUTO_QUANTIZATION_CONFIG_MAPPING[Method.QDIT.value] = QditConfig
 
 
 def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT:
-    """Build the network of an exported configuration and its tensors; CheckpointError if they do not fit."""
+    """Build the network from an exported configuration and its tensors; CheckpointError if they do not fit."""
     require_format(checkpoint)
     try:
         network = require_dit(build_model(checkpoint, tensors), where="exported checkpoint")
@@ -240,7 +240,7 @@ def restore(checkpoint: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> DiT
 
 
 def require_same_shape(config: Mapping[str, Any], shape: DiTConfig) -> None:
-    """Raise CheckpointError if diffusers' part of a config.json states another shape. Pipelines read that part."""
+    """Raise CheckpointError if the part of config.json that pipelines read does not state the shape of our DiT."""
     for name, value in diffusers_config(shape).items():
         if config.get(name) != value:
             raise CheckpointError(
@@ -273,8 +273,8 @@ def integer(transformer: Any) -> Any:
     """Let the quantized layers of a loaded transformer multiply integers, in place.
 
     Layers whose input is not quantized stay as they are. The transformer can be moved, but not saved. Raises
-    Unsupported for a transformer that this package did not quantize, and with the name of the first layer whose
-    quantizers have no integer kernel; load the transformer again after that.
+    Unsupported for a transformer that this package did not quantize, and for quantizers without an integer kernel, with
+    the name of the first such layer; load the transformer again after that.
     """
     quantizer = getattr(transformer, "hf_quantizer", None)
     if not isinstance(quantizer, QditQuantizer):
@@ -288,10 +288,10 @@ def integer(transformer: Any) -> Any:
 
 
 def from_checkpoint(folder: Path | str, *, packed: bool = False) -> DiTTransformer2DModel:
-    """The DiTTransformer2DModel of a checkpoint folder of `qdit quantize`; CheckpointError as in `load_checkpoint`.
+    """Load the DiTTransformer2DModel of a checkpoint folder of `qdit quantize`; errors as in `load_checkpoint`.
 
     With `packed` its weights stay packed in memory (see `pack`). Raises Unsupported for a checkpoint with a correction
-    (PTQD), because a pipeline has no place for it.
+    of the predicted noise (PTQD), because a pipeline has no place for it.
     """
     loaded = load_checkpoint(Path(folder))
     require_no_correction(loaded, str(folder))
@@ -330,12 +330,12 @@ def require_no_correction(loaded: Checkpoint, where: str) -> None:
 
 
 def described(loaded: Checkpoint) -> dict[str, Any]:
-    """The part of a checkpoint's configuration that an exported folder keeps, with its own digest."""
+    """Return the part of a checkpoint's configuration that an exported folder keeps, with a digest of this part."""
     return with_digest({key: loaded.config[key] for key in DESCRIBED})
 
 
 def diffusers_config(config: DiTConfig) -> dict[str, Any]:
-    """Configuration of a DiT with the key names of DiTTransformer2DModel."""
+    """Return the configuration of a DiT with the key names of DiTTransformer2DModel."""
     return {
         **REQUIRED,
         "num_attention_heads": config.num_heads,

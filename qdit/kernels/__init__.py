@@ -1,1 +1,1 @@
-"""Kernels: how matrix products are computed, and which backend computed them."""
+"""Kernels: compiled functions for matrix products and quantizers, and the choice of the backend that runs them."""

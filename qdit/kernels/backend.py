@@ -22,22 +22,22 @@ FORCEABLE = ("amx-int8", "avx512-vnni", "avx-vnni", "avx2", "neon-i8mm", "neon-d
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend of CPUs: `torch` (without the library) or a variant of the compiled library."""
+    """A backend for CPU tensors: `torch`, or a variant of the compiled library for one instruction set."""
 
     name: str
     library: ctypes.CDLL | None = None
 
     @property
     def variant(self) -> int:
-        """The library's number for this variant."""
+        """Number of this variant in the compiled library."""
         return VARIANTS.index(self.name)
 
 
 @cache
 def forced() -> str:
-    """The backend that QDIT_KERNELS names, or an empty text; ConfigError for an unknown name.
+    """Return the backend name in QDIT_KERNELS, or an empty text; ConfigError for an unknown name.
 
-    The variable is read once, at the first use. `forcing` changes it later.
+    The variable is read once, at the first use. `forcing` changes the result later.
     """
     name = os.environ.get(FORCE, "")
     if name not in ("", *FORCEABLE):
@@ -47,7 +47,7 @@ def forced() -> str:
 
 @contextmanager
 def forcing(name: str) -> Iterator[None]:
-    """Context manager: inside it, QDIT_KERNELS names a backend, also for new processes."""
+    """Context manager: sets QDIT_KERNELS to a backend name while it is open, also for new processes."""
     old = os.environ.get(FORCE)
     os.environ[FORCE] = name
     forced.cache_clear()

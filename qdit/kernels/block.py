@@ -29,7 +29,7 @@ Grid = tuple[float, float, int]
 
 
 class Stage(IntEnum):
-    """Passes of one iteration, in their order. The products of the linears lie between them."""
+    """The passes of the library in one training iteration, in their order. Products of the linears lie between them."""
 
     FIRST_NORM = 0
     ATTENTION = 1
@@ -64,7 +64,7 @@ class _Block(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Shape:
-    """Samples of a batch, tokens of a sample, heads, width of a token, and hidden width of the MLP."""
+    """Sizes of a block's computation: samples, tokens per sample, heads, width of a token, hidden width of the MLP."""
 
     samples: int
     tokens: int
@@ -73,7 +73,7 @@ class Shape:
     hidden: int
 
     def fits(self, compiled_backend: Backend) -> bool:
-        """Whether the library computes a block of this shape."""
+        """Whether the library can compute a block of this shape."""
         assert compiled_backend.library is not None
         most_tokens, most_channels = (compiled_backend.library.qdit_attention_limit(of) for of in (0, 1))
         whole = self.width % self.heads == 0 and self.width % LANES == 0 and self.hidden % LANES == 0
@@ -81,12 +81,12 @@ class Shape:
 
 
 class BlockBuffers:
-    """Memory of one iteration, and the passes over it. The products read and write the same memory.
+    """Memory of one training iteration of a block, and the passes over it. The linears' products use this memory too.
 
-    Rows are tokens: R = samples · tokens. For each linear: `rounded` (R, in) is its input, `output` (R, out), and their
-    gradients are `of_entered` (R, in) and `of_output` (R, out). A product is written to `output` without its bias; the
-    next pass adds it. Inputs before their quantizer are kept for the linears in `quantized`. `of_modulation` (samples,
-    6, width) exists if `learns_modulation`.
+    Rows are tokens: R = samples · tokens. For each linear: `rounded` (R, in) is its quantized input, `output` (R, out),
+    and their gradients are `of_entered` (R, in) and `of_output` (R, out). A product is written to `output` without its
+    bias; the next pass adds it. Inputs before their quantizer are kept for the linears in `quantized`. `of_modulation`
+    (samples, 6, width) exists if `learns_modulation`.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class BlockBuffers:
     def begin(
         self, chosen: Tensor, x: Tensor, targets: Tensor, modulation: Tensor, *, of_all: bool, power: float
     ) -> None:
-        """Set what an iteration reads: samples `chosen` (n,) int64 of x and targets (N, T, D).
+        """Set what an iteration reads: the samples with indices `chosen` (n,) int64 of x and targets (N, T, D).
 
         `modulation` (n, 6 · D) has the rows of these samples; (N, 6 · D), with `of_all`, those of all samples. The
         caller keeps the tensors until the iteration ends.
@@ -151,19 +151,19 @@ class BlockBuffers:
         block.modulation, block.modulation_of_all, block.power = modulation.data_ptr(), of_all, power
 
     def set_grids(self, grids: Mapping[int, Grid]) -> None:
-        """Set the quantizers by their place in `GRIDS`."""
+        """Set scale, zero point and levels of each quantizer; a key is the quantizer's index in `GRIDS`."""
         for place, grid in grids.items():
             self.block.grids[place][:] = grid
 
     def run(self, stage: Stage) -> None:
-        """Compute one pass."""
+        """Compute one pass, for example `Stage.ATTENTION`."""
         self._run(self.variant, stage, self._address)
 
     @property
     def error(self) -> float:
-        """Σ |output − target|^power / (samples · width) of the last LOSS."""
+        """Return Σ |output − target|^power / (samples · width), which the last LOSS pass computed."""
         return float(self.block.error)
 
     def of_scale(self, place: int) -> float:
-        """Gradient of the scale of a quantizer, by its place in `GRIDS`."""
+        """Return the gradient of a quantizer's scale; `place` is the quantizer's index in `GRIDS`."""
         return float(self.block.of_scales[place] / self.block.grids[place][0])

@@ -1,7 +1,7 @@
-"""Build of the kernels: a C++ compiler turns `csrc/` into a library, whose digest is stored and checked.
+"""Building of the kernels: a C++ compiler turns `csrc/` into a library, whose digest is stored and checked.
 
-The name of a library is the digest of sources, flags, machine and C library. The compiler is not part of it. So a
-machine without a compiler can use a library from the installation, or from a computer of the same kind.
+The name of a library is the digest of sources, flags, machine and C library. The compiler does not change the name. So
+a machine without a compiler can use a library from the installation, or from a computer of the same kind.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ EXACT = ("-ffp-contract=off", "-fno-fast-math", "-fno-math-errno", "-fno-trappin
 
 
 class BuildError(Exception):
-    """The library could not be built or opened, or its digest is wrong. The reason is one line."""
+    """Error: the library could not be built or opened, or its digest is wrong. The reason is one line."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """A library on disk whose digest is that of its build."""
+    """A library file whose digest is the one that was stored when it was built."""
 
     path: Path
     sha256: str
@@ -42,7 +42,7 @@ class Built:
 
 
 def cache_folder() -> Path:
-    """Where built libraries are kept: `$XDG_CACHE_HOME/qdit/kernels`, by default below ~/.cache."""
+    """Return the folder of built libraries: `$XDG_CACHE_HOME/qdit/kernels`, by default below ~/.cache."""
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qdit" / "kernels"
     except RuntimeError as problem:  # a user without a home
@@ -50,7 +50,7 @@ def cache_folder() -> Path:
 
 
 def find_compiler() -> list[str] | None:
-    """The command of a C++ compiler, or None: $CXX, c++, g++, clang++, then the Python package ziglang."""
+    """Return the command of a C++ compiler or None. It tries $CXX, c++, g++, clang++, then the package ziglang."""
     named = shlex.split(os.environ.get("CXX", ""))
     for command in ([named] if named else []) + [["c++"], ["g++"], ["clang++"]]:
         program = shutil.which(command[0])
@@ -62,7 +62,7 @@ def find_compiler() -> list[str] | None:
 
 
 def find(sources: Path, *folders: Path) -> Built | None:
-    """The first library of `sources` in the folders with a correct digest; None without one."""
+    """Return the first library of `sources` in the folders whose digest is correct; None without one."""
     name = f"qdit-{_key(sources)}"
     for folder in folders:
         with suppress(OSError, ValueError, KeyError, TypeError):
@@ -74,9 +74,9 @@ def find(sources: Path, *folders: Path) -> Built | None:
 
 
 def build(sources: Path, folder: Path, *, again: bool = False) -> Built:
-    """Build the library of `sources` in `folder`, if it is not there, or with `again`. Raises BuildError.
+    """Build the library of `sources` in `folder` if it is not there yet, or always with `again`. Raises BuildError.
 
-    If several processes call at the same time, one compiles and the others wait.
+    If several processes call this function at the same time, one process compiles and the others wait.
     """
     built = None if again else find(sources, folder)
     if built is not None:

@@ -1,4 +1,4 @@
-"""Calls of the compiled library. Inputs are contiguous float32 CPU tensors; outputs are new tensors.
+"""Calls of the compiled library for linears and quantizers. Inputs are contiguous float32 CPU tensors; outputs are new.
 
 A function returns None if a number is not finite. The caller decides whether this is an error.
 """
@@ -16,7 +16,7 @@ NOT_FINITE = 1
 
 
 class CStep(ctypes.Structure):
-    """`TransformStep` of csrc/kernel.h."""
+    """The C structure `TransformStep` of csrc/kernel.h: one step of an input transform."""
 
     _fields_ = (("kind", ctypes.c_int32), ("size", ctypes.c_int64), ("values", ctypes.c_void_p))
 
@@ -34,7 +34,10 @@ def grouped_linear(
     static: tuple[Tensor, Tensor] | None = None,
     parts: Parts = NO_PARTS,
 ) -> Tensor | None:
-    """(…, width) → (…, outputs); `static` is float32 scale and zero_point, one per `input_group` inputs."""
+    """Quantize x (…, width) and multiply it by a packed weight: (…, outputs), as `dispatch.grouped_linear` describes.
+
+    `static` is float32 scale and zero_point, one pair per `input_group` inputs.
+    """
     y = torch.empty(*x.shape[:-1], weight.outputs)
     pairs = 0 if weight.zero_pairs is None else weight.zero_pairs.data_ptr()
     status = _of(backend).qdit_grouped_linear(
@@ -48,7 +51,7 @@ def grouped_linear(
 
 
 def transformed(backend: Backend, x: Tensor, steps: tuple[Step, ...]) -> Tensor:
-    """The steps applied to x (…, width): what `grouped_linear` quantizes."""
+    """Apply the steps of an input transform to x (…, width). `grouped_linear` quantizes the result."""
     y = torch.empty_like(x)
     arguments = _of_parts(Parts(steps))[:2]
     status = _of(backend).qdit_transform(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], *arguments, y.data_ptr())
@@ -82,7 +85,7 @@ def quantize_groups(
 def fake_quantize_groups(
     backend: Backend, x: Tensor, group_size: int, bits: int, *, symmetric: bool, threads: int
 ) -> Tensor | None:
-    """(…, d) → (…, d)."""
+    """Quantize and dequantize x (…, d). Each group of each token has its own range."""
     y = torch.empty_like(x)
     status = _of(backend).qdit_fake_quantize_groups(
         *(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], group_size, bits, symmetric, threads, y.data_ptr())
@@ -93,7 +96,7 @@ def fake_quantize_groups(
 def fake_quantize_static(
     backend: Backend, x: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, threads: int
 ) -> Tensor | None:
-    """(…, d) → (…, d); scale and zero_point (groups,) are float32."""
+    """Quantize and dequantize x (…, d) with given float32 scale and zero_point (groups,)."""
     y = torch.empty_like(x)
     status = _of(backend).qdit_fake_quantize_static(
         *(backend.variant, x.data_ptr(), _rows(x), x.shape[-1], x.shape[-1] // scale.numel()),

@@ -22,7 +22,7 @@ ROWS = 1024
 
 @cache
 def backend() -> str:
-    """Name of the program that computes float32 linears on this CPU: `onednn` or `torch`."""
+    """Return the name of the program that computes float32 linears on this CPU: `onednn` or `torch`."""
     if not torch.backends.mkldnn.is_available():
         return "torch"
     try:
@@ -34,10 +34,10 @@ def backend() -> str:
 
 
 class DenseLinear(nn.Module):
-    """Linear for inference only: (…, in) → (…, out), float32. The weight is packed when the module is made.
+    """Linear in floating point, for inference only: (…, in) → (…, out), float32. The weight is packed at the start.
 
-    With `gelu` the tanh-GELU is computed in the same pass. With `late` too, the next layer computes it where a kernel
-    does so (`qdit.kernels.late`).
+    With `gelu` the tanh-GELU is computed in the same pass. With `late` too, the next layer computes the GELU where a
+    kernel does so (`qdit.kernels.late`).
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: bool = False, late: bool = False) -> None:

@@ -1,4 +1,7 @@
-"""The public operations: compiled code for contiguous float32 on CPUs, Triton on GPUs, torch for everything else."""
+"""The public operations of the kernels; each picks its backend from the input.
+
+Contiguous float32 tensors on CPUs go to compiled code, tensors on GPUs to Triton, all others to torch.
+"""
 
 from typing import Any
 
@@ -37,9 +40,9 @@ def grouped_linear(
     gives all tokens the same ranges: (scale, zero_point), each (1,) or (width / input_group,), zero points 0 … 255.
     `parts` are the transform of x before it is quantized, and the low-rank branch beside the product. The number of
     threads changes no bit. Sums are computed in float32, then rounded once to `dtype`, by default the type of x. There
-    are no gradients. A `LateInput` is a LayerNorm or a GELU; a GPU computes it in the pass that quantizes. Raises
-    ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a zero point is outside
-    0 … 255.
+    are no gradients. A `LateInput` is a LayerNorm or a GELU that is not computed yet; a GPU computes it in the pass
+    that quantizes. Raises ConfigError (shapes, bits), and Unsupported if the input or the result is not finite or a
+    zero point is outside 0 … 255.
     """
     bias = None if bias is None else bias.detach()
     tensors = [t for t in (weight.codes, bias, *(static or ()), *parts.tensors()) if t is not None]
@@ -87,7 +90,7 @@ def _on_cpu(
 
 
 def quantized_rows(x: Tensor | LateInput, group_size: int, bits: int) -> object:
-    """Codes and ranges of x (…, width) as the kernels of its device write them; benchmarks call this."""
+    """Return codes and ranges of x (…, width) as the kernels of its device write them, for benchmarks."""
     values = x if isinstance(x, Tensor) else x.x
     if _on_triton(values):
         from qdit.kernels import triton_quantize
@@ -100,7 +103,7 @@ def quantized_rows(x: Tensor | LateInput, group_size: int, bits: int) -> object:
 
 
 def takes_late(late: LateInput, *others: Tensor) -> bool:
-    """Whether a kernel computes this input in the pass that quantizes it. It does so on GPUs."""
+    """Whether a kernel can compute this LayerNorm or GELU in the pass that quantizes. Only kernels on GPUs can."""
     if not _on_triton(late.x, *others) or not _plain(*late.tensors()):
         return False
     from qdit.kernels import triton_inputs
@@ -109,7 +112,7 @@ def takes_late(late: LateInput, *others: Tensor) -> bool:
 
 
 def computed(late: LateInput) -> Tensor:
-    """The values of an input, in the type of its x. On a GPU they give the codes of the fused kernel."""
+    """Compute a LayerNorm or GELU that was put off, in the type of its x. On a GPU it has the fused kernel's bits."""
     if not takes_late(late):
         return late.computed()
     from qdit.kernels import triton_inputs
@@ -159,10 +162,10 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 def narrow_groups(
     x: Tensor | LateInput, group_size: int | None, bits: int, dtype: torch.dtype, *, symmetric: bool
 ) -> Tensor:
-    """`fake_quantize_groups` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
+    """Do `fake_quantize_groups` in float32 on x of any precision, and round to `dtype`: on a GPU in one pass.
 
-    It reads and writes half precision, 4 bytes for each value. Separate conversions would read and write 20 bytes.
-    A `LateInput` is computed in the same pass.
+    It reads and writes half precision, 4 bytes for each value. Separate conversions would read and write 20 bytes. A
+    `LateInput` is computed in the same pass.
     """
     size = x.shape[-1] if group_size is None else group_size
     x = x if isinstance(x, Tensor) or takes_late(x) else computed(x)
@@ -178,7 +181,7 @@ def narrow_groups(
 
 
 def narrow_static(x: Tensor | LateInput, scale: Tensor, zero_point: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """`fake_quantize_static` in float32 of x in any precision, rounded to `dtype`: on a GPU in one pass.
+    """Do `fake_quantize_static` in float32 on x of any precision, and round to `dtype`: on a GPU in one pass.
 
     A `LateInput` is computed in the same pass.
     """
@@ -202,7 +205,10 @@ def _groups_fit(x: Tensor, size: int, bits: int) -> bool:
 
 
 def learning_backend(*tensors: Tensor) -> Backend | None:
-    """The compiled backend if it can compute with these tensors. They can be the tensors of a backward pass."""
+    """Return the compiled backend if it can compute with these tensors, otherwise None.
+
+    The tensors may be those of a backward pass.
+    """
     for tensor in tensors:
         if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
             return None

@@ -1,9 +1,9 @@
 """Flags of kernels on GPUs: one tensor for each device records that a result was not finite.
 
-A look at a flag makes the program wait for the GPU. Outside of `watched()` every call looks, so it can raise the error
-itself. Inside, nobody looks until the outermost context ends; then one look raises the error for the whole forward.
-`watch(model)` puts this context around a model's forward. A flag stays raised until somebody has looked. So it also
-notes what a replayed CUDA graph computes: call `check()` after the replay.
+To read a flag, the program must wait for the GPU. Outside of `watched()` every call of a kernel reads the flag, so it
+can raise the error itself. Inside, nobody reads it until the outermost context ends; then one reading raises the error
+for the whole forward pass. `watch(model)` puts this context around a model's forward. A flag keeps its value 1 until it
+is read. So it also notes what a replayed CUDA graph computes: call `check()` after the replay.
 """
 
 import threading
@@ -38,12 +38,12 @@ def flag_of(device: torch.device) -> Tensor:
 
 
 def raised(device: torch.device) -> bool:
-    """Whether the device's flag is 1; the call sets it to 0. Inside `watched()` the result is False without a look."""
+    """Whether the device's flag is 1; the call sets it to 0. Inside `watched()` it is False, and nothing is read."""
     return _THREAD.depth == 0 and _lowered(flag_of(device))
 
 
 def check() -> None:
-    """Raise Unsupported if a flag of this thread is 1. All flags are set to 0."""
+    """Raise Unsupported if a flag that this thread has used is 1. All these flags are set to 0."""
     if sum(map(_lowered, _THREAD.flags.values())):  # all of them, not only up to the first
         raise not_finite()
 
@@ -61,7 +61,7 @@ def watched() -> Iterator[None]:
 
 
 def watch(model: nn.Module) -> None:
-    """Put `watched()` around the forward of a model. A compiled forward has no hooks: there each call looks."""
+    """Put `watched()` around the forward of a model. In a compiled forward each kernel call still reads the flag."""
 
     def before(*arguments: Any) -> None:
         if not torch.compiler.is_compiling():

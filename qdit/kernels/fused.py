@@ -1,8 +1,8 @@
-"""Modulated LayerNorm, and attention of few tokens. The compiled library computes each in one pass.
+"""Modulated LayerNorm, and attention of few tokens, each in one pass of the compiled library.
 
-torch needs three and five passes for them. `modulated_norm` and `attention` return None if the library cannot compute
-the input: another dtype or device, tensors that need gradients, many tokens, or no library. All variants of the library
-agree to the bit. The result of torch differs in the last digits.
+torch needs three passes for the LayerNorm and five for the attention. `modulated_norm` and `attention` return None if
+the library cannot compute the input: another dtype or device, tensors that need gradients, many tokens, or no library.
+All variants of the library agree to the bit. The result of torch differs in the last digits.
 """
 
 import torch
@@ -14,7 +14,7 @@ from qdit.kernels.library import backend
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
-    """LN(x)(1 + scale) + shift of contiguous x (N, T, D).
+    """Compute LN(x)(1 + scale) + shift of contiguous x (N, T, D).
 
     Shift and scale are (N, D); their rows need not be contiguous.
     """
@@ -33,7 +33,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | None:
 
 
 def attention(qkv: Tensor, heads: int) -> Tensor | None:
-    """Softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D): (N, T, D). D is heads · d."""
+    """Compute softmax(q kᵀ / √d) v of contiguous qkv (N, T, 3D): (N, T, D), where D is heads · d."""
     compiled_backend = _library_for(qkv)
     if compiled_backend is None or qkv.dim() != 3 or qkv.shape[2] % (3 * heads):
         return None

@@ -1,7 +1,7 @@
-"""Inputs of a linear that have not been computed yet: a modulated LayerNorm, or the GELU of a linear before it.
+"""Inputs of a linear that are described but not computed yet: a modulated LayerNorm, or the GELU after a linear.
 
-A kernel on a GPU computes them in the same pass that quantizes them, so they are never written to memory. `computed()`
-is the definition in torch.
+A kernel on a GPU computes such an input in the same pass that quantizes it, so it is never written to memory. The
+methods `computed()` define the values, in torch.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True)
 class ModulatedInput:
-    """LN(x)(1 + scale) + shift of x (N, T, D), shift and scale (N, D); in the type of x."""
+    """A modulated LayerNorm, not computed yet: LN(x)(1 + scale) + shift of x (N, T, D), shift and scale (N, D)."""
 
     x: Tensor
     shift: Tensor
@@ -24,36 +24,36 @@ class ModulatedInput:
 
     @property
     def shape(self) -> torch.Size:
-        """(N, T, D)."""
+        """Shape (N, T, D) of the values."""
         return self.x.shape
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors."""
+        """Return x, shift and scale."""
         return self.x, self.shift, self.scale
 
     def computed(self) -> Tensor:
-        """The values, in the type of x."""
+        """Compute the values, in the type of x."""
         normed = F.layer_norm(self.x, (self.x.shape[-1],), eps=EPSILON)
         return torch.addcmul(self.shift[:, None], normed, 1 + self.scale[:, None]).to(self.x.dtype)
 
 
 @dataclass(frozen=True)
 class GeluInput:
-    """GELU (with tanh) of x (…, D), in the type of x."""
+    """A GELU (tanh form) of x (…, D), not computed yet."""
 
     x: Tensor
 
     @property
     def shape(self) -> torch.Size:
-        """(…, D)."""
+        """Shape (…, D) of the values."""
         return self.x.shape
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """All tensors."""
+        """Return x, the only tensor."""
         return (self.x,)
 
     def computed(self) -> Tensor:
-        """The values, in the type of x."""
+        """Compute the values, in the type of x."""
         return F.gelu(self.x, approximate="tanh")
 
 

@@ -1,7 +1,8 @@
-"""LayerNorm and GELU that the next layer computes in the pass that quantizes, where a kernel does so: on GPUs.
+"""LayerNorm and GELU that are put off: on GPUs, the next layer computes them in the pass that quantizes.
 
-The functions here decide this at every call, from the tensors. So one prepared model works on every device. Elsewhere
-the LayerNorm or the GELU is computed at once, with the same bits as in a model that never asks.
+The functions here decide at every call, from the tensors, whether a kernel can do this. So one prepared model works on
+every device. Where no kernel can, the LayerNorm or the GELU is computed immediately, with the same bits as in a model
+that does not use this module.
 """
 
 import torch
@@ -14,26 +15,26 @@ from qdit.kernels.inputs import GeluInput, LateInput, ModulatedInput
 
 
 def late_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | LateInput | None:
-    """LN(x)(1 + scale) + shift as an input that the next layer computes; None where no kernel does so."""
+    """Return LN(x)(1 + scale) + shift as an input that the next layer computes; None where no kernel can."""
     late = ModulatedInput(x, shift, scale)
     return late if not torch.compiler.is_compiling() and takes_late(late) else None
 
 
 def late_or_fused_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor | LateInput | None:
-    """As `late_norm`; where no kernel computes it later, the result of `qdit.kernels.fused.modulated_norm`."""
+    """Return `late_norm`; where no kernel can compute it later, the result of `qdit.kernels.fused.modulated_norm`."""
     late = late_norm(x, shift, scale)
     return modulated_norm(x, shift, scale) if late is None else late
 
 
 def gelu(x: Tensor, *, late: bool) -> Tensor | LateInput:
-    """GELU (with tanh) of x; with `late` as an input that the next layer computes, where a kernel does so."""
+    """Compute GELU(x) in the tanh form; with `late`, leave this to the next layer, where a kernel can do it."""
     if late and not torch.compiler.is_compiling() and takes_late(GeluInput(x)):
         return GeluInput(x)
     return F.gelu(x, approximate="tanh")
 
 
 class LateGelu(nn.GELU):
-    """`gelu(x, late=True)` as a module: for a model whose linears do not compute the GELU themselves."""
+    """The module of `gelu(x, late=True)`, for a model whose linears do not compute the GELU after them."""
 
     def __init__(self) -> None:
         super().__init__(approximate="tanh")
@@ -43,5 +44,5 @@ class LateGelu(nn.GELU):
 
 
 def values_of(x: Tensor | LateInput) -> Tensor:
-    """The values of a layer's input, also of one that is not computed yet."""
+    """Return the values of a layer's input; compute them if they are not computed yet."""
     return x if isinstance(x, Tensor) else computed(x)

@@ -1,6 +1,6 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
-Also the search for the grid with the smallest error, with which quantization begins.
+It also calls the search for the grid (scale, zero point) with the smallest error, with which quantization begins.
 
 Tensors are float32 on the CPU. One thread computes. If `qdit.kernels.dispatch.learning_backend` gives no backend, torch
 computes everything.
@@ -29,7 +29,7 @@ def _library(compiled_backend: Backend) -> ctypes.CDLL:
 
 @dataclass
 class RoundingState:
-    """State of Adam for one site: the elements that have not decided, as a flat array in the order of the weight.
+    """State of Adam for the rounding of a site's weight: a flat array of the elements that are undecided (0 < h < 1).
 
     `index` (int32) is the position of each element in the weight. The soft weight is base + h(α) · span, with `base`
     and `span`. After `settle`, `all_alpha` (out, in) has the α of all elements.
@@ -45,7 +45,7 @@ class RoundingState:
 
     @classmethod
     def of(cls, alpha: Tensor, base: Tensor, span: Tensor) -> "RoundingState":
-        """The state before the first step. Its `all_alpha` is α (out, in) itself."""
+        """Make the state before the first step. Its `all_alpha` is the tensor α (out, in) itself."""
         flat = alpha.flatten().clone()
         index = torch.arange(flat.numel(), dtype=torch.int32)
         values = (base.flatten().clone(), span.expand_as(alpha).flatten().clone(), flat)
@@ -65,9 +65,7 @@ class RoundingState:
         power: float,
         pull: float,
     ) -> int:
-        """Take step number `steps` (from 1) of Adam and update the soft weight.
-
-        Return how many elements have not decided.
+        """Take Adam's step number `steps` (from 1), update the soft weight, and return how many elements are undecided.
 
         `gradient` is the gradient of the weight. The regularizer is `pull` / (2 (power + 1)) · Σ (1 − |2h − 1|^(power +
         1)).
@@ -86,7 +84,7 @@ class RoundingState:
         return open_elements
 
     def settle(self, compiled_backend: Backend) -> None:
-        """Write the α of all elements into `all_alpha`. Keep only elements that have not decided."""
+        """Write the α of all elements into `all_alpha`, and drop the elements that have decided from the state."""
         kept = _library(compiled_backend).qdit_rounding_keep_open(
             *(len(self), self.index.data_ptr(), self.base.data_ptr(), self.span.data_ptr(), self.alpha.data_ptr()),
             *(self.mean.data_ptr(), self.square.data_ptr(), self.all_alpha.data_ptr()),
@@ -96,7 +94,7 @@ class RoundingState:
 
 
 def on_grid(compiled_backend: Backend, x: Tensor, scale: float, zero_point: float, levels: int) -> Tensor:
-    """Quantize and dequantize x with one scale. x is contiguous."""
+    """Quantize and dequantize contiguous x with one scale."""
     y = torch.empty_like(x)
     _library(compiled_backend).qdit_on_grid(
         compiled_backend.variant, x.numel(), x.data_ptr(), scale, zero_point, float(levels), y.data_ptr()
@@ -107,7 +105,7 @@ def on_grid(compiled_backend: Backend, x: Tensor, scale: float, zero_point: floa
 def through_grid(
     compiled_backend: Backend, x: Tensor, gradient: Tensor, scale: float, zero_point: float, levels: int
 ) -> tuple[Tensor, float]:
-    """Gradients of x and of the scale (LSQ). Both tensors are contiguous."""
+    """Compute the gradients of x and of the scale (LSQ) from the output's gradient. Both tensors are contiguous."""
     passed = torch.empty_like(x)
     total = _library(compiled_backend).qdit_through_grid(
         *(compiled_backend.variant, x.numel(), x.data_ptr(), gradient.data_ptr(), scale, zero_point, float(levels)),
@@ -117,7 +115,7 @@ def through_grid(
 
 
 def gelu(compiled_backend: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
-    """GELU(x) in the tanh form, and its slope. x is contiguous."""
+    """Compute GELU(x) in the tanh form and its slope. x is contiguous."""
     y, slope = torch.empty_like(x), torch.empty_like(x)
     _library(compiled_backend).qdit_gelu(
         compiled_backend.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr()
@@ -135,10 +133,10 @@ def lowest_error(
     power: float,
     default: int,
 ) -> Tensor:
-    """Index (R, 1) int64 of the grid with the smallest Σ |x − x̂|^power, for each row of `rows` (R, n).
+    """Return the index (R, 1) int64 of the grid with the smallest Σ |x − x̂|^power, for each row of `rows` (R, n).
 
-    `scales` and `zero_points` are (R, C). Sums are float32 within 1024 values, then float64. Of equal candidates the
-    first wins. If no sum of a row is finite, its index is `default`.
+    `scales` and `zero_points` are (R, C), one column per grid. Sums are float32 within 1024 values, then float64. Of
+    grids with equal errors the first wins. If no sum of a row is finite, its index is `default`.
     """
     count, width = rows.shape
     candidates = scales.shape[1]

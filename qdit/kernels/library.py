@@ -1,4 +1,4 @@
-"""The compiled library: it is found or built, opened with ctypes, tested, and refused if it is wrong.
+"""The compiled library: it is found or built, opened with ctypes, tested, and refused if its results are wrong.
 
 An import does nothing. The first call takes an existing library or builds one (`qdit.kernels.building`). A library is
 tested once on each kind of processor; a file beside it records that it passed. Without a library the torch reference
@@ -38,22 +38,22 @@ VERSION = 6
 
 @dataclass(frozen=True)
 class Loaded:
-    """An open library that passed the test, and its file."""
+    """An open library that passed the self-test, and the path of its file."""
 
     library: ctypes.CDLL
     built: Built
 
 
 def backend() -> Backend:
-    """The backend for CPU tensors: the fastest that is available, or the one that QDIT_KERNELS names.
+    """Return the backend for CPU tensors: the fastest that is available, or the one that QDIT_KERNELS names.
 
-    Raises ConfigError if that one is not available.
+    Raises ConfigError if the backend that QDIT_KERNELS names is not available.
     """
     return select(forced())
 
 
 def backend_name(device: str = "cpu") -> str:
-    """Name of the backend for tensors of a device: `avx512-vnni`, …, `scalar`, `triton` or `torch`."""
+    """Return the name of the backend for tensors of a device: `avx512-vnni`, …, `scalar`, `triton` or `torch`."""
     if device.partition(":")[0] != "cuda":
         return backend().name
     from qdit.kernels.triton_backend import usable
@@ -62,19 +62,19 @@ def backend_name(device: str = "cpu") -> str:
 
 
 def available() -> tuple[str, ...]:
-    """Names of all backends that run on this processor, fastest first; the last is always `torch`."""
+    """List the names of all backends that run on this processor, fastest first; the last is always `torch`."""
     loaded = _library()
     return ("torch",) if isinstance(loaded, str) else (*variants_of(loaded), "torch")
 
 
 def variants_of(loaded: Loaded) -> tuple[str, ...]:
-    """Names of the variants of a library that run on this processor, fastest first."""
+    """List the names of a library's variants that run on this processor, fastest first."""
     return tuple(name for name in reversed(VARIANTS) if _runs(loaded.library, name))
 
 
 @cache
 def select(name: str) -> Backend:
-    """The backend of this name. The fastest one for an empty name, and for `triton`, which is only for GPUs."""
+    """Return the backend of this name; the fastest one for an empty name and for `triton`, which is only for GPUs."""
     if name not in ("", *FORCEABLE):
         raise ConfigError(f"{FORCE}={name}: allowed are {', '.join(FORCEABLE[:-1])} and {FORCEABLE[-1]}")
     if name == "torch":
@@ -94,7 +94,7 @@ def select(name: str) -> Backend:
 
 
 def loaded() -> Loaded | str:
-    """The library in use, or the reason why there is none."""
+    """Return the library in use, or the reason why there is none."""
     return _library()
 
 
@@ -111,7 +111,7 @@ def _library() -> Loaded | str:
 
 
 def load(sources: Path, *folders: Path) -> Loaded:
-    """Open the library of `sources` from one of the folders. If none has it, build it in the last one.
+    """Open the library of `sources` from one of the folders. If none has it, build it in the last folder.
 
     Raises BuildError.
     """
@@ -140,7 +140,7 @@ def _test(library: ctypes.CDLL, names: list[str], path: Path) -> None:
 
 
 def open_library(path: Path) -> ctypes.CDLL:
-    """Open a library and declare its functions; BuildError for a file that is not ours."""
+    """Open a library and declare its functions; BuildError for a file that is not a library of this suite."""
     try:
         library = ctypes.CDLL(str(path))
         library.qdit_version.restype = library.qdit_variants.restype = ctypes.c_int
@@ -164,7 +164,7 @@ def open_library(path: Path) -> ctypes.CDLL:
 
 
 def declare_linear(library: ctypes.CDLL) -> None:
-    """Types of the functions that `qdit.kernels.compiled` calls."""
+    """Declare argument types of the functions that `qdit.kernels.compiled` calls."""
     integer, size, pointer = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p
     library.qdit_grouped_linear.argtypes = [
         *(integer, pointer, size, size, size, size, integer),

@@ -1,7 +1,8 @@
-"""The same operations as `torch.ops.qdit.*`, for torch.compile and export; importing this module registers them.
+"""The operations of `qdit.kernels.dispatch` as `torch.ops.qdit.*`, for torch.compile and export.
 
-They have fake kernels and no gradients. Eager code calls `qdit.kernels.dispatch`, which is faster; compiled integer
-layers and compiled quantizers (`qdit.quant.diffusers_layers`) call these.
+Importing this module registers them. They have fake kernels (which only compute shapes) and no gradients. Eager code
+calls `qdit.kernels.dispatch`, which is faster; compiled integer layers and compiled quantizers
+(`qdit.quant.diffusers_layers`) call these operations.
 """
 
 from collections.abc import Sequence
@@ -85,7 +86,7 @@ def grouped_linear(
     parts: Parts = NO_PARTS,
     threads: int = 1,
 ) -> Tensor:
-    """`dispatch.grouped_linear` as one operation of a graph: torch.compile does not break the graph here."""
+    """Call `dispatch.grouped_linear` as one operation of a graph: torch.compile does not break the graph here."""
     branch, steps = parts.branch, parts.steps
     values = [step.values for step in steps if step.values is not None]
     return torch.ops.qdit.grouped_linear(

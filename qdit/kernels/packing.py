@@ -1,9 +1,9 @@
-"""Packed weights in the layout of the grouped kernels: panels of 48 outputs, steps of 4 inputs, chunks of groups.
+"""Packed weights in the memory layout of the grouped kernels.
 
-A chunk is a sequence of groups with about 512 inputs. A sum is rounded once per chunk, so long rows are as exact as
-short ones. Inside a chunk the bytes have the order [step][output of the panel][input of the step]. With 4 bits, one
-byte holds two consecutive steps, the first in its low half. With 6 bits, a second plane holds the upper two bits of
-four steps. `qdit/kernels/csrc/kernel.h` has the same constants.
+A panel is 48 outputs, a step is 4 inputs, and a chunk is a sequence of groups with about 512 inputs. A sum is rounded
+once per chunk, so long rows are as exact as short ones. Inside a chunk the bytes have the order [step][output of the
+panel][input of the step]. With 4 bits, one byte holds two consecutive steps, the first in its low half. With 6 bits,
+further bytes hold the upper two bits of four steps each. `qdit/kernels/csrc/kernel.h` has the same constants.
 """
 
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ OPERAND = {4: 15, 6: 63}
 
 @dataclass(frozen=True)
 class PackedWeight:
-    """A weight (outputs, width), quantized in groups along the input; ŵ = (code − zero_point) · scale.
+    """A packed weight (outputs, width), quantized in groups along the input; ŵ = (code − zero_point) · scale.
 
     `codes` are the packed bytes. `scale` (float32), `sums` and `zeros` are (panels, groups, 48). `zeros` is an int8
     offset. `sums` holds −Σ(code − offset) of each group as two 16-bit integers. With 8 bits the offset is 128; then
@@ -50,16 +50,16 @@ class PackedWeight:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(outputs, width)."""
+        """Shape (outputs, width)."""
         return self.outputs, self.width
 
     @property
     def groups(self) -> int:
-        """Groups of a row."""
+        """Number of groups in a row."""
         return self.width // self.group_size
 
     def to(self, device: torch.device | str) -> "PackedWeight":
-        """The same weight with its tensors on a device."""
+        """Return the same weight with its tensors on a device."""
         pairs = None if self.zero_pairs is None else self.zero_pairs.to(device)
         codes, scale, sums, zeros = (t.to(device) for t in (self.codes, self.scale, self.sums, self.zeros))
         return replace(self, codes=codes, scale=scale, sums=sums, zeros=zeros, zero_pairs=pairs)
@@ -104,7 +104,7 @@ def pack_weight(
 
 
 def unpack_weight(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes (outputs, width), zero_point (outputs, groups), scale (outputs, groups)): int32, int32, float32."""
+    """Return codes (outputs, width) int32, zero_point (outputs, groups) int32 and scale (outputs, groups) float32."""
     panels, steps, at, parts = weight.scale.shape[0], weight.group_size // 4, 0, []
     rows = weight.codes.view(panels, -1)
     for groups in chunks(weight.groups, weight.group_size):
@@ -122,7 +122,7 @@ def unpack_weight(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def chunks(groups: int, group_size: int) -> Iterator[int]:
-    """Number of groups of each chunk of a row."""
+    """Return the number of groups in each chunk of a row; a chunk has about 512 inputs."""
     most = max(1, min(MOST_GROUPS, CHUNK // group_size))
     for first in range(0, groups, most):
         yield min(most, groups - first)

@@ -1,7 +1,7 @@
 """What a grouped linear computes beside its product: an input transform before the quantizer, a low-rank branch after.
 
-Both are plain tensors here. `qdit.quant.transforms` and `qdit.quant.low_rank` hold the parts of a site that they are
-made of. Every step rounds once and in one order, so that each backend can give the same bits for the transform.
+Both are plain tensors here, made from the modules of `qdit.quant.transforms` and `qdit.quant.low_rank`. Every step
+rounds once and in one order, so that each backend can give the same bits for the transform.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Step:
     """One step of an input transform: x / values, x − values, x · values (each (width,)), or blocks times a matrix.
 
     The matrix is Sylvester's Hadamard matrix of `size` (a power of two) divided by √size. It is computed by sums and
-    differences of neighbours, then of elements 2 apart, 4 apart, and so on; the last ones are multiplied by 1 / √size.
+    differences of neighbours, then of elements 2 apart, 4 apart, and so on; the final sums are multiplied by 1 / √size.
     """
 
     kind: StepKind
@@ -41,7 +41,10 @@ class Step:
 
 @dataclass(frozen=True)
 class Branch:
-    """A low-rank branch up (down x) in float32: `down` (width, padded rank), `up` (panels, padded rank, 48)."""
+    """A low-rank branch up (down x) in float32, padded for the kernels.
+
+    `down` is (width, padded rank), `up` is (panels of 48 outputs, padded rank, 48).
+    """
 
     down: Tensor
     up: Tensor
@@ -51,13 +54,13 @@ class Branch:
 
 @dataclass(frozen=True)
 class Parts:
-    """The steps before the quantizer in their order, and the branch beside the product; both can be absent."""
+    """The steps of the transform before the quantizer, in order, and the branch beside the product; both optional."""
 
     steps: tuple[Step, ...] = ()
     branch: Branch | None = None
 
     def to(self, device: torch.device | str) -> "Parts":
-        """The same parts on a device."""
+        """Return the same transform and branch on a device."""
         steps = tuple(replace(s, values=None if s.values is None else s.values.to(device)) for s in self.steps)
         branch = self.branch
         if branch is not None:
@@ -65,7 +68,7 @@ class Parts:
         return Parts(steps, branch)
 
     def tensors(self) -> list[Tensor]:
-        """All tensors."""
+        """Return all tensors of the steps and the branch."""
         values = [step.values for step in self.steps if step.values is not None]
         return values if self.branch is None else [*values, self.branch.down, self.branch.up]
 
@@ -74,19 +77,19 @@ NO_PARTS = Parts()
 
 
 def channel_step(kind: Literal["divide", "subtract", "multiply"], values: Tensor) -> Step:
-    """A step with one number for each channel (width,), stored as float32."""
+    """Make a step with one number for each channel (width,), stored as float32."""
     return Step(kind, values.detach().float().contiguous())
 
 
 def hadamard_step(size: int) -> Step:
-    """The Hadamard matrix in blocks of `size` channels; ConfigError unless it is a power of two."""
+    """Make the step that multiplies blocks of `size` channels by a Hadamard matrix; `size` is a power of two."""
     if size < 2 or size & (size - 1):
         raise ConfigError(f"hadamard: block size {size}; allowed are powers of two from 2")
     return Step("hadamard", size=size)
 
 
 def make_branch(up: Tensor, down: Tensor) -> Branch:
-    """The branch of its factors: `up` (outputs, rank), `down` (rank, width), in any floating-point type."""
+    """Make a branch from its factors: `up` (outputs, rank), `down` (rank, width), in any floating-point type."""
     outputs, rank = up.shape
     if down.ndim != 2 or down.shape[0] != rank or rank < 1:
         raise ConfigError(f"branch: factors {tuple(up.shape)} and {tuple(down.shape)} have no product")
@@ -97,13 +100,13 @@ def make_branch(up: Tensor, down: Tensor) -> Branch:
 
 
 def factors(branch: Branch) -> tuple[Tensor, Tensor]:
-    """(up (outputs, rank), down (rank, width)) of a branch, float32."""
+    """Return the factors up (outputs, rank) and down (rank, width) of a branch, float32."""
     wide = branch.up.transpose(1, 2).flatten(0, 1)
     return wide[: branch.outputs, : branch.rank], branch.down[:, : branch.rank].T
 
 
 def check_parts(parts: Parts, width: int, outputs: int) -> None:
-    """Raise ConfigError unless the parts fit a linear of these sizes."""
+    """Raise ConfigError unless transform and branch fit a linear of these sizes."""
     for step in parts.steps:
         if step.kind == "hadamard" and width % step.size:
             raise ConfigError(f"hadamard: blocks of {step.size} do not divide {width} channels")
@@ -116,7 +119,7 @@ def check_parts(parts: Parts, width: int, outputs: int) -> None:
 
 
 def transformed(x: Tensor, steps: Sequence[Step]) -> Tensor:
-    """The steps applied to x (…, width), float32; this defines the bits of every backend."""
+    """Apply the steps to x (…, width), in float32. The result defines the bits that every backend must give."""
     x = x.float()
     for step in steps:
         match step:
@@ -132,7 +135,7 @@ def transformed(x: Tensor, steps: Sequence[Step]) -> Tensor:
 
 
 def butterflies(x: Tensor, size: int) -> Tensor:
-    """Blocks of `size` of the last dimension times the Hadamard matrix, in the order that `Step` describes."""
+    """Multiply blocks of `size` of the last dimension by the Hadamard matrix, in the order that `Step` describes."""
     shape, half = x.shape, 1
     while half < size:
         low, high = x.reshape(*shape[:-1], -1, 2, half).unbind(-2)
@@ -142,10 +145,10 @@ def butterflies(x: Tensor, size: int) -> Tensor:
 
 
 def branch_bound(x: Tensor, branch: Branch) -> Tensor:
-    """Largest error (…, outputs) that rounding may leave in up (down x) of any backend, float64.
+    """Compute the largest error (…, outputs) that rounding may leave in up (down x) of any backend, in float64.
 
-    A sum of n products in chains of 64 has an error of at most (64 + n / 64 + 1) · 2⁻²⁴ · Σ|terms|; two such sums
-    follow each other, and y takes the result with one more rounding for each part of the product.
+    A sum of n products in chains of 64 has an error of at most (64 + n / 64 + 1) · 2⁻²⁴ · Σ|terms|. There are two such
+    sums, first down x, then up (down x). Then y takes the result with one more rounding for each part of the product.
     """
     up, down = factors(branch)
     size = x.double().abs() @ down.double().abs().T @ up.double().abs().T

@@ -1,8 +1,8 @@
 """Reference of the grouped kernels in plain torch. It defines their results; tests compare every backend with it.
 
-y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b, with integer inner sums. The codes qx, scale sx and zero
-point zx come from the input, for each token and group, by Q-DiT Eq. 7–8. The range contains zero, and the zero point is
-clamped.
+y = Σ_g sx·sw·Σ_k (qx − zx)(qw − zw) + b over groups g and inputs k of a group, with integer inner sums. The codes qx,
+scale sx and zero point zx come from the input, for each token and group, by Q-DiT Eq. 7–8; qw, sw and zw are those of
+the weight. The range contains zero, and the zero point is clamped.
 """
 
 import torch
@@ -33,7 +33,7 @@ _LOOKED_AT: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def quantize_groups(
     x: Tensor, group_size: int | None, bits: int, *, symmetric: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Quantize x (…, d): (codes (…, groups, g), scale (…, groups), zero_point (…, groups)), all floating point.
+    """Quantize x (…, d): codes (…, groups, g), scale (…, groups), zero_point (…, groups), all floating point.
 
     Codes are 0 … 2^bits − 1. Symmetric codes are shifted by their zero_point 2^(bits − 1).
     """
@@ -54,7 +54,7 @@ def fake_quantize_groups(x: Tensor, group_size: int | None, bits: int, *, symmet
 
 
 def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
-    """Quantize and dequantize x (…, d) with given scale and zero_point of shape (groups,), a divisor of d."""
+    """Quantize and dequantize x (…, d) with given scale and zero_point (groups,); the number of groups divides d."""
     zero_point = zero_point.to(x.dtype)
     if scale.numel() == 1:
         return fake_quantize(x, scale, zero_point, bits)
@@ -63,7 +63,7 @@ def fake_quantize_static(x: Tensor, scale: Tensor, zero_point: Tensor, bits: int
 
 
 def check_static(x: Tensor, scale: Tensor, zero_point: Tensor) -> int:
-    """Number of columns of a static group. Raises ConfigError if the shapes do not fit."""
+    """Return the number of channels that share a static range. Raises ConfigError if the shapes do not fit."""
     groups, width = scale.numel(), x.shape[-1]
     if scale.ndim > 1 or scale.shape != zero_point.shape or groups < 1 or width % groups:
         raise ConfigError(
@@ -84,7 +84,7 @@ def grouped_linear(
     static: tuple[Tensor, Tensor] | None = None,
     parts: Parts = NO_PARTS,
 ) -> Tensor:
-    """Grouped linear (…, width) → (…, outputs) in the type of x. Sums over groups are in float64 and rounded once.
+    """Compute a grouped linear (…, width) → (…, outputs) in the type of x. Sums over groups are float64, rounded once.
 
     `input_group` inputs share a range; `static` gives this range. `parts` are a transform before the quantizer and a
     branch beside the product. Raises ConfigError (shapes, bits), and Unsupported if a number is not finite.
@@ -127,7 +127,7 @@ def check_linear(
     input_group: int | None = None,
     static: tuple[Tensor, Tensor] | None = None,
 ) -> int:
-    """Number of inputs that share a range; ConfigError unless the operands of `grouped_linear` fit each other."""
+    """Return the number of inputs that share a range; ConfigError unless the arguments of `grouped_linear` fit."""
     if x.ndim < 1 or x.shape[-1] != weight.width:
         raise ConfigError(f"input of shape {tuple(x.shape)} for a weight of shape {weight.shape}: the last must agree")
     if bias is not None and tuple(bias.shape) != (weight.outputs,):
@@ -148,7 +148,7 @@ def check_linear(
 def check_zero_points(zero_point: Tensor) -> None:
     """Raise Unsupported unless activation zero points lie in 0 … 255.
 
-    A look at a tensor makes the program wait for a GPU. So each tensor is looked at once, and again after a change.
+    Reading a tensor makes the program wait for a GPU. So each tensor is checked only once, and again after a change.
     """
     version = 0 if zero_point.is_inference() else zero_point._version
     if _LOOKED_AT.get(zero_point) == version:
@@ -160,11 +160,11 @@ def check_zero_points(zero_point: Tensor) -> None:
 
 
 def check_bits(bits: int) -> None:
-    """Raise ConfigError unless activations can have `bits`."""
+    """Raise ConfigError unless activations can have this number of bits."""
     if not 2 <= bits <= 8:
         raise ConfigError(f"activation_bits {bits}: the kernels take 2 to 8")
 
 
 def not_finite() -> Unsupported:
-    """The error that is raised if a result has infinities or NaN."""
+    """Return the error to raise if a result has infinities or NaN."""
     return Unsupported("grouped linear: the input or the result is not finite; use the simulated mode")

@@ -12,9 +12,10 @@ OTHER_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
 
 
 def report() -> dict[str, str]:
-    """`kernels` (the backend in use), `kernel library` (the file) and `kernels not used` (each with its reason).
+    """Return lines by name: `kernels` (backend in use), `kernel library` (file), `kernels not used` (with reasons).
 
-    Builds the library if there is none. A QDIT_KERNELS that cannot be fulfilled is a line of the report, not an error.
+    Builds the library if there is none. If QDIT_KERNELS names a backend that cannot run, this is a line of the report,
+    not an error.
     """
     loaded, names = library.loaded(), library.available()
     lines = {"kernels": _in_use(names), "kernel library": _file(loaded)}

@@ -24,7 +24,7 @@ STATIC = 0.02, 120.0
 
 @dataclass(frozen=True)
 class Operations:
-    """Functions of a backend that the self-test calls; they have the arguments of `qdit.kernels.compiled`."""
+    """The functions of a backend that the self-test calls; they have the arguments of `qdit.kernels.compiled`."""
 
     grouped_linear: Callable[..., Tensor | None]
     quantize_groups: Callable[..., tuple[Tensor, Tensor, Tensor] | None]
@@ -33,7 +33,7 @@ class Operations:
 
 
 def disagreement(backend: Backend) -> str | None:
-    """Text about the first wrong result of a variant of the compiled library; None if all are right."""
+    """Run the self-test on a variant of the compiled library. Return text about the first wrong result, or None."""
     operations = Operations(
         grouped_linear=partial(compiled.grouped_linear, backend, threads=1),
         quantize_groups=partial(compiled.quantize_groups, backend),
@@ -75,7 +75,7 @@ def _close(result: Tensor, expected: Tensor) -> bool:
 
 
 def disagreement_of(operations: Operations, device: str) -> str | None:
-    """Text about the first wrong result of operations on a device; None if all are right."""
+    """Run the self-test on operations of a device. Return text about the first wrong result, or None."""
     generator = torch.Generator().manual_seed(5)
     x = torch.randn(7, 96, generator=generator) * torch.randn(7, 1, generator=generator).exp()
     bias = torch.randn(64, generator=generator)
@@ -131,7 +131,7 @@ def _parts(operations: Operations, device: str, x: Tensor, there: Tensor, genera
 def bound(
     x: Tensor, weight: PackedWeight, bias: Tensor | None, *, symmetric: bool = False, shared: int | None = None
 ) -> Tensor:
-    """Largest allowed error of each output: 1e-6 · (|x̂|·|ŵ|ᵀ + |b|), in float64."""
+    """Compute the largest allowed error of each output: 1e-6 · (|x̂|·|ŵ|ᵀ + |b|), in float64."""
     codes, zero_point, scale = unpack_weight(weight)
     values = (codes.unflatten(1, (-1, weight.group_size)) - zero_point[..., None]).double() * scale.double()[..., None]
     inputs = reference.fake_quantize_groups(x.double(), shared or weight.group_size, 8, symmetric=symmetric)

@@ -4,5 +4,5 @@ from qdit.kernels import dense, library
 
 
 def backend() -> str:
-    """Names of the backends for float32 linears and for quantizers, such as `onednn + avx512-vnni`."""
+    """Return the names of the backends for float32 linears and for quantizers, such as `onednn + avx512-vnni`."""
     return f"{dense.backend()} + {library.backend().name}"

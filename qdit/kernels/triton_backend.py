@@ -1,4 +1,7 @@
-"""Triton backend: used if Triton is installed, the GPU has 8-bit tensor cores, and the self-test passes."""
+"""Choice of the Triton backend: it is used if Triton is installed, the GPU is new enough, and the self-test passes.
+
+The GPU needs 8-bit tensor cores (compute capability 8.0 or more).
+"""
 
 import importlib.util
 import logging
@@ -31,7 +34,7 @@ def usable(device: str | torch.device) -> bool:
 
 @cache
 def refusal(device: str) -> str | None:
-    """The reason why Triton does not run on a CUDA device, or None. The first call compiles kernels for seconds."""
+    """Return why Triton does not run on a CUDA device, or None if it does. The first call compiles for seconds."""
     problem = _missing(device) or _failure(device)
     if problem is not None:
         LOG.warning("quantized kernels run in plain torch on %s, which is slow: %s", device, problem)
@@ -64,7 +67,7 @@ def _failure(device: str) -> str | None:
 
 
 def operations() -> "Operations":
-    """The kernels for the self-test."""
+    """Return the Triton kernels that the self-test calls."""
     from qdit.kernels import triton_fake, triton_linear, triton_quantize
     from qdit.kernels.selftest import Operations
 
@@ -77,9 +80,9 @@ def operations() -> "Operations":
 
 
 def late_disagreement(device: str) -> str | None:
-    """What is wrong about a LayerNorm or a GELU before a quantizer, or None.
+    """Test a LayerNorm and a GELU before a quantizer. Return text about what is wrong, or None.
 
-    It must be near torch's on the CPU, and its codes and simulated values must be those of two passes.
+    Their values must be near torch's on the CPU. Codes and simulated values must equal those of two separate passes.
     """
     from qdit.kernels import triton_fake, triton_inputs, triton_quantize
     from qdit.kernels.inputs import GeluInput, ModulatedInput

@@ -1,4 +1,7 @@
-"""What the Triton kernels of linears share: which block of outputs a program computes, its product, and its result."""
+"""Code that the Triton kernels of linears share: which block of outputs a program computes, its product, its result.
+
+A program is one instance of a kernel; it computes one block of the output matrix.
+"""
 
 from dataclasses import dataclass
 
@@ -8,7 +11,7 @@ import triton.language as tl
 
 @dataclass(frozen=True)
 class Blocks:
-    """Block of outputs that one program computes, and the program's numbers of warps and stages."""
+    """Size of the block of outputs that one program computes, and the program's numbers of warps and stages."""
 
     rows: int
     columns: int
@@ -18,7 +21,7 @@ class Blocks:
 
 @triton.jit
 def places_of_block(rows, outputs, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
-    """(rows, columns) of this program; those outside the result are not wrapped.
+    """Return the row and column indices of this program's block; they may lie outside the result.
 
     Programs that run at the same time share columns of 8 blocks of rows: their operands stay in the cache.
     """
@@ -34,7 +37,7 @@ def places_of_block(rows, outputs, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.c
 
 @triton.jit
 def step_product(left, right, sums, at, STEP: tl.constexpr):
-    """sums + Σ of the products of STEP bytes; `left` (rows,) and `right` (columns,) point to the rows of codes."""
+    """Return sums + the products of STEP bytes; `left` (rows,) and `right` (columns,) point to the rows of codes."""
     step = at + tl.arange(0, STEP)
     return tl.dot(
         tl.load(left[:, None] + step[None, :]), tl.load(right[None, :] + step[:, None]), sums, out_dtype=tl.int32
@@ -43,7 +46,7 @@ def step_product(left, right, sums, at, STEP: tl.constexpr):
 
 @triton.jit
 def product_of_group(left, right, PADDED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """Σ of the products of PADDED bytes (a multiple of 32), int32 (ROWS, COLUMNS), in as few steps as possible."""
+    """Return Σ of the products of PADDED bytes (a multiple of 32), int32 (ROWS, COLUMNS), in few large steps."""
     sums = tl.zeros((ROWS, COLUMNS), tl.int32)
     for number in tl.static_range(PADDED // 128):
         sums = step_product(left, right, sums, 128 * number, 128)

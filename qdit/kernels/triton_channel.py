@@ -48,10 +48,11 @@ def channel_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` becomes 1 if one is not finite.
+    """Compute BLOCK_ROWS × BLOCK_COLUMNS values of y (rows, outputs). `flag` becomes 1 if one of them is not finite.
 
     codes (rows, line) and weight (outputs, line) are int8, padded to a multiple of STEP bytes. scale, zero and totals
-    are (rows,); weight_scale, weight_sums (with SUMS) and weight_zeros (with ZEROS) are (outputs,).
+    are (rows,); weight_scale, weight_sums (with SUMS) and weight_zeros (with ZEROS) are (outputs,). totals holds the
+    sums A of the module's text.
     """
     row, column = places_of_block(rows, outputs, BLOCK_ROWS, BLOCK_COLUMNS)
     mask = (row < rows)[:, None] & (column < outputs)[None, :]
@@ -105,12 +106,12 @@ def multiply_channels(
 
 
 def choose_channel_blocks(rows: int, outputs: int, device: torch.device) -> Blocks:
-    """Size of the blocks: 128 × 256 with 8 warps on the data-centre GPUs `LARGE`, 128 × 128 elsewhere, or smaller."""
+    """Choose the size of the blocks: 128 × 256 on the data-centre GPUs `LARGE`, else 128 × 128; less for few rows."""
     if triton.cdiv(rows, 128) * triton.cdiv(outputs, 256) < 128:
         return Blocks(64 if rows > 32 else 32, 64, 4, 4)
     return channel_blocks(large=device.type == "cuda" and torch.cuda.get_device_capability(device)[0] in LARGE)
 
 
 def channel_blocks(*, large: bool) -> Blocks:
-    """Blocks for many rows. Three stages of large ones take 144 KiB of shared memory, two of the others 64 KiB."""
+    """Return the blocks for many rows. Large ones take 144 KiB of shared memory (three stages), others 64 KiB (two)."""
     return Blocks(128, 256, 8, 3) if large else Blocks(128, 128, 8, 2)

@@ -1,4 +1,4 @@
-"""Triton kernels that quantize and dequantize in one pass: the simulated mode.
+"""Triton kernels for the simulated mode: they quantize and dequantize in one pass.
 
 A LayerNorm or a GELU before the quantizer can be a part of the pass (`qdit.kernels.triton_inputs`). With `narrow` the
 kernels read half precision or float32, compute in float32, and write half precision; the bits are those of separate
@@ -88,7 +88,7 @@ def fake_static_kernel(
     BEFORE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Quantize and dequantize with given scale and zero.
+    """Quantize and dequantize with given scale and zero point.
 
     Rows have `width` columns; each `size` columns share one pair. With EXACT all steps are in float32. With BEFORE the
     values are changed first (`qdit.kernels.triton_inputs.entered`).
@@ -126,7 +126,10 @@ def fake_static_kernel(
 def fake_quantize_groups(
     x: Tensor | LateInput, group_size: int, bits: int, *, symmetric: bool, narrow: torch.dtype | None = None
 ) -> Tensor:
-    """Contiguous (…, d) → (…, d), in the type of x; with `narrow` computed in float32 and rounded to that type."""
+    """Quantize and dequantize contiguous x (…, d), one range per token and group, in the type of x.
+
+    With `narrow` it is computed in float32 and rounded to the type `narrow`.
+    """
     shape = x.shape
     x, before = (x, nothing_before(x)) if isinstance(x, Tensor) else before_of(x)
     y = torch.empty(shape, dtype=narrow or x.dtype, device=x.device)
@@ -148,9 +151,9 @@ def fake_quantize_groups(
 def fake_quantize_static(
     x: Tensor | LateInput, scale: Tensor, zero_point: Tensor, bits: int, *, narrow: torch.dtype | None = None
 ) -> Tensor:
-    """Contiguous (…, d) → (…, d), in the type that torch gives x / scale; scale and zero_point are (groups,).
+    """Quantize and dequantize contiguous x (…, d) with scale and zero_point (groups,), in the type of x / scale.
 
-    With `narrow` it is computed in float32 and rounded to that type.
+    With `narrow` it is computed in float32 and rounded to the type `narrow`.
     """
     shape = x.shape
     x, before = (x, nothing_before(x)) if isinstance(x, Tensor) else before_of(x)

@@ -1,7 +1,7 @@
-"""A modulated LayerNorm and the tanh-GELU in Triton, alone or as the first steps of a kernel that quantizes.
+"""A modulated LayerNorm and the tanh-GELU in Triton, as separate kernels or as the first steps of one that quantizes.
 
-Both forms call `entered`, and a LayerNorm's mean and deviation come from one kernel for both. So a fused quantizer
-gives exactly the codes of the two passes. The order of the float32 operations is, each rounded once:
+In both cases `entered` computes them, and one kernel computes mean and deviation of a LayerNorm. So a fused quantizer
+gives exactly the codes of two separate passes. These are the float32 operations; each is rounded once:
 
     LayerNorm  ((x − mean) · (1 / √(variance + 1e-6))) · (1 + scale) + shift
     GELU       x / (1 + exp(−2 √(2/π) (x + 0.044715 x³)))
@@ -27,7 +27,7 @@ ELEMENTS = 4096
 
 @triton.jit
 def stored(value, TYPE: tl.constexpr):
-    """A float32 value rounded to another data type."""
+    """Round a float32 value to another data type; the result is float32 again."""
     return value.to(TYPE).to(tl.float32)
 
 
@@ -47,10 +47,11 @@ def entered(
     BEFORE: tl.constexpr,
     TYPE: tl.constexpr,
 ):
-    """The input of a quantizer from `value` at `row` (ROWS, 1) and `column` (1 or ROWS, WIDE); 0 outside of the mask.
+    """Compute a quantizer's input from `value` at `row` (ROWS, 1) and `column` (1 or ROWS, WIDE); 0 outside `mask`.
 
     BEFORE is 0 (the value itself), 1 (its GELU) or 2 (its modulated LayerNorm). statistics is (2, rows): mean and 1 /
-    deviation. Each `tokens` rows share a row of shift and factor, of lines `shift_line` and `factor_line` apart.
+    deviation. Each `tokens` rows share a row of shift and factor; `shift_line` and `factor_line` are the distances of
+    these rows in memory.
     """
     if BEFORE == 1:
         inner = value + 0.044715 * (value * value * value)
@@ -69,7 +70,7 @@ def entered(
 
 @triton.jit
 def statistics_kernel(x, statistics, rows, width, epsilon, WIDE: tl.constexpr, BLOCK: tl.constexpr):
-    """statistics (2, rows) = mean and 1 / √(variance + epsilon) of each row of x (rows, width), float32."""
+    """Write statistics (2, rows): mean and 1 / √(variance + epsilon) of each row of x (rows, width), float32."""
     row, column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDE)
     mask = (row < rows)[:, None] & (column < width)[None, :]
     value = tl.load(x + row[:, None] * width + column[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -98,7 +99,7 @@ def inputs_kernel(
     WIDE: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """y (rows, width) = the modulated LayerNorm or the GELU of x, in the type of y."""
+    """Write y (rows, width), the modulated LayerNorm or the GELU of x, in the type of y."""
     row, column = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK), tl.arange(0, WIDE)
     row, column = row[:, None], (tl.program_id(1) * WIDE + column)[None, :]
     mask = (row < rows) & (column < width)
@@ -122,7 +123,7 @@ def inputs_kernel(
 
 
 class Before(NamedTuple):
-    """What a kernel computes before it quantizes: the number of `BEFORE`, and the arguments of `entered`."""
+    """What a kernel computes before it quantizes: the number `BEFORE`, and the arguments of `entered`."""
 
     number: int
     statistics: Tensor
@@ -134,12 +135,12 @@ class Before(NamedTuple):
 
 
 def nothing_before(x: Tensor) -> Before:
-    """No step before the quantizer; `x` stands where there are no tensors."""
+    """Describe that nothing is computed before the quantizer; `x` fills the arguments that no kernel reads."""
     return Before(NONE, x, x, x, 1, 0, 0)
 
 
 def before_of(late: LateInput) -> tuple[Tensor, Before]:
-    """(x as rows, what a kernel computes of them), with the statistics of a LayerNorm."""
+    """Return x as rows and what a kernel computes of them; the statistics of a LayerNorm are computed here."""
     rows = late.x.reshape(-1, late.x.shape[-1]).contiguous()
     if isinstance(late, GeluInput):
         return rows, nothing_before(rows)._replace(number=GELU)
@@ -149,7 +150,7 @@ def before_of(late: LateInput) -> tuple[Tensor, Before]:
 
 
 def statistics_of(x: Tensor) -> Tensor:
-    """(2, rows) float32: mean and 1 / √(variance + 1e-6) of each row of contiguous x (rows, width)."""
+    """Compute (2, rows) float32: mean and 1 / √(variance + 1e-6) of each row of contiguous x (rows, width)."""
     rows, width = x.shape
     statistics = torch.empty((2, rows), dtype=torch.float32, device=x.device)
     wide = triton.next_power_of_2(width)
@@ -161,7 +162,7 @@ def statistics_of(x: Tensor) -> Tensor:
 
 
 def computed(late: LateInput) -> Tensor:
-    """The values, in the type and shape of x: what a fused quantizer quantizes."""
+    """Compute the LayerNorm or GELU, in the type and shape of x: the values that a fused quantizer quantizes."""
     x, before = before_of(late)
     rows, width = x.shape
     y, wide = torch.empty_like(x), min(1024, triton.next_power_of_2(width))
@@ -178,7 +179,7 @@ def computed(late: LateInput) -> Tensor:
 
 
 def fits(late: LateInput) -> bool:
-    """Whether the kernels take this input: rows that a program can hold, with a modulation for each sample."""
+    """Whether the kernels take this input: its rows fit a program, and each sample has one row of shift and scale."""
     if isinstance(late, ModulatedInput):
         samples = (late.x.shape[0], late.x.shape[-1])
         return late.x.dim() == 3 and late.shift.shape == late.scale.shape == samples and samples[1] <= 8192

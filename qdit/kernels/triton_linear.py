@@ -69,7 +69,7 @@ def linear_kernel(
     codes (rows, line) and weight (outputs, line) are int8, in groups padded to PADDED bytes. SHARED groups have one
     scale and one zero, both (ranges, rows). totals is (groups, rows); weight_scale, weight_sums (with SUMS) and
     weight_zeros (with ZEROS) are (groups, outputs). With BRANCH, the sum starts with narrow (rank, rows) times up
-    (panels of 48 outputs, rank, 48). PART groups are added up at once; 0 means all.
+    (panels of 48 outputs, rank, 48). PART groups form one chain of multiply-adds; 0 means all groups.
     """
     row, column = places_of_block(rows, outputs, BLOCK_ROWS, BLOCK_COLUMNS)
     mask = (row < rows)[:, None] & (column < outputs)[None, :]
@@ -119,9 +119,10 @@ def grouped_linear(
     parts: Parts = NO_PARTS,
     dtype: torch.dtype | None = None,
 ) -> Tensor | None:
-    """(…, width) → (…, outputs) in `dtype`, by default the type of x; None where a number is not finite.
+    """Compute the grouped linear (…, width) → (…, outputs) in `dtype`, by default the type of x.
 
-    Inside `flags.watched()` no call waits for the GPU: the result comes without a look at its flag.
+    Returns None if a number is not finite. Inside `flags.watched()` no call waits for the GPU, so the result is
+    returned without reading its flag.
     """
     shared = weight.group_size if input_group is None else input_group
     wide = wide_weight(weight, whole=shared == weight.width and parts.branch is None)
@@ -154,10 +155,10 @@ def multiply(
     y: Tensor,
     shared: int,
 ) -> None:
-    """Write the product of codes and a weight, and the branch and the bias, to y (rows, outputs).
+    """Write the product of codes and a weight, plus the branch and the bias, to y (rows, outputs).
 
-    `shared` groups of the weight have one scale of the input. It raises the flag of the device if a number is not
-    finite.
+    `shared` groups of the weight have one scale of the input. The kernel sets the flag of the device to 1 if a number
+    is not finite.
     """
     rows, outputs = y.shape
     flag, offset = flags.flag_of(y.device), wide.scale if bias is None else bias.float().contiguous()
@@ -193,16 +194,16 @@ def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
 
 
 def part_for(groups: int, dtype: torch.dtype) -> int:
-    """Groups of a chain for a number of groups and a type of the output; 0 for one chain."""
+    """Return how many of `groups` groups form one chain of multiply-adds, for an output type; 0 means all."""
     longest = PART if dtype == torch.float32 else LONGEST_CHAIN
     return PART if groups > longest else 0
 
 
 def choose_blocks(rows: int, outputs: int, padded: int) -> Blocks:
-    """Size of the blocks: 64 × 128 with 4 warps, or smaller for small problems.
+    """Choose the size of the blocks: 64 × 128 with 4 warps, or smaller for small problems.
 
-    A multiprocessor runs two programs of this size. While one scales its sums, the other one multiplies. Smaller
-    blocks give enough programs for all multiprocessors.
+    A multiprocessor runs two programs of this size. While one program scales its sums, the other one multiplies.
+    Smaller blocks give enough programs for all multiprocessors.
     """
     loaded = (64 + 128) * padded  # bytes of one group
     stages = max(2, min(4, 100_000 // loaded))

@@ -37,7 +37,7 @@ def clamped(value, low, high):
 
 @triton.jit
 def ranges(x, mask, levels, SYMMETRIC: tl.constexpr, TYPE: tl.constexpr):
-    """(scale, zero_point) of each row of x, float32, computed in TYPE (Q-DiT Eq. 7–8 with zero in the range)."""
+    """Compute scale and zero point of each row of x, float32, in TYPE steps (Q-DiT Eq. 7–8 with zero in the range)."""
     undefined = tl.max((mask & (x != x)).to(tl.int32), axis=1) > 0
     low = tl.min(tl.where(mask, x, float("inf")), axis=1)
     high = tl.max(tl.where(mask, x, float("-inf")), axis=1)
@@ -57,7 +57,7 @@ def ranges(x, mask, levels, SYMMETRIC: tl.constexpr, TYPE: tl.constexpr):
 
 @triton.jit
 def codes_of(x, scale, zero, levels, TYPE: tl.constexpr):
-    """clamp(round(x / scale) + zero), each step in TYPE."""
+    """Compute codes: clamp(round(x / scale) + zero) to 0 … levels, each step in TYPE."""
     quotient = rounded(stored(tl.div_rn(x, scale), TYPE))
     return clamped(stored(quotient + zero, TYPE), 0.0, levels)
 
@@ -96,7 +96,7 @@ def codes_kernel(
     TOTALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Codes − 128 of BLOCK rows and SPAN inputs, after the STEPS of a transform (`qdit.kernels.triton_transform`).
+    """Write codes − 128 of BLOCK rows and SPAN inputs, after a transform's STEPS (`qdit.kernels.triton_transform`).
 
     A range covers SHARED inputs, in groups of SIZE padded to PADDED bytes. codes (rows, line) is int8; its padding
     holds zero − 128. scale and zero − 128 are (ranges, rows) float32. With TOTALS, Σ(code − zero) of each group is
@@ -160,7 +160,7 @@ def codes_kernel(
 
 
 class Codes(NamedTuple):
-    """Quantized rows as `codes_kernel` writes them. `totals` is None if it was not requested."""
+    """Quantized rows, scales and zero points, as `codes_kernel` writes them. `totals` is None if not requested."""
 
     codes: Tensor
     scale: Tensor
@@ -180,9 +180,9 @@ def quantize_rows(
     steps: Sequence[Step] = (),
     padded: int | None = None,
 ) -> Codes:
-    """Quantize contiguous x (rows, width), or what is computed of x. A range covers `shared` inputs.
+    """Quantize contiguous x (rows, width), or the LayerNorm or GELU of x. `shared` inputs have one range.
 
-    These are one or more groups of `size`, which take `padded` bytes.
+    These inputs are one or more groups of `size`, each of which takes `padded` bytes.
     """
     x, before = (x, nothing_before(x)) if isinstance(x, Tensor) else before_of(x)
     rows, width = x.shape
@@ -217,7 +217,7 @@ def quantize_rows(
 def quantize_groups(
     x: Tensor | LateInput, group_size: int, bits: int, *, symmetric: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(codes (…, d) uint8, scale (…, groups), zero_point (…, groups)): what `grouped_linear` multiplies."""
+    """Return codes (…, d) uint8, scale (…, groups) and zero_point (…, groups), which `grouped_linear` multiplies."""
     flat = x.reshape(-1, x.shape[-1]) if isinstance(x, Tensor) else x
     quantized = quantize_rows(
         flat, bits, shared=group_size, size=group_size, symmetric=symmetric, static=None, totals=False
@@ -232,5 +232,5 @@ def quantize_groups(
 
 
 def block_rows(wide: int, rows: int) -> int:
-    """Rows of one program."""
+    """Return how many rows of `wide` values one program computes."""
     return max(1, min(ELEMENTS // wide, triton.next_power_of_2(rows)))

@@ -1,7 +1,7 @@
-"""Input transforms and the first half of a low-rank branch in Triton.
+"""Input transforms, and the first product (down x) of a low-rank branch, in Triton.
 
-The steps of a transform are compiled into the kernel: they are digits of one number. So a kernel without steps is the
-same code as before. Sums and differences follow the order of `qdit.kernels.parts.butterflies`, so the bits are those of
+The steps of a transform are compiled into the kernel: they are the digits of one number. So a kernel without steps has
+no code for them. Sums and differences follow the order of `qdit.kernels.parts.butterflies`, so the bits are those of
 torch.
 """
 
@@ -29,7 +29,7 @@ SPAN = 128
 
 @triton.jit
 def butterflies(x, LOG: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
-    """Blocks of 2^LOG columns times the Hadamard matrix divided by the root of its size."""
+    """Multiply blocks of 2^LOG columns by the Hadamard matrix divided by the root of its size."""
     for power in tl.static_range(LOG):
         pairs = tl.reshape(x, (ROWS, WIDE // (2 << power), 2, 1 << power))
         low, high = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
@@ -41,7 +41,7 @@ def butterflies(x, LOG: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
 
 @triton.jit
 def step_of(x, first, second, third, column, inside, DIGIT: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
-    """One step of a transform; values outside stay 0."""
+    """Apply the step with this DIGIT to x; columns outside stay 0 where they are 0."""
     if DIGIT == 0:
         return x
     elif DIGIT > 10:
@@ -64,7 +64,7 @@ def step_of(x, first, second, third, column, inside, DIGIT: tl.constexpr, ROWS: 
 
 @triton.jit
 def steps_of(x, first, second, third, column, inside, STEPS: tl.constexpr, ROWS: tl.constexpr, WIDE: tl.constexpr):
-    """All steps of a transform of x (ROWS, WIDE), which holds whole Hadamard blocks from its first column on."""
+    """Apply all steps of a transform to x (ROWS, WIDE), which holds whole Hadamard blocks from its first column on."""
     for number in tl.static_range(6):
         x = step_of(x, first, second, third, column, inside, (STEPS >> (5 * number)) % 32, ROWS, WIDE)
     return x
@@ -87,7 +87,7 @@ def narrow_kernel(
     RANK: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """narrow (rank, rows) = transformed x times down (width, rank), float32; each SPAN of inputs is added up first."""
+    """Write narrow (rank, rows) = down x of transformed x, with down (width, rank), float32, SPAN inputs per step."""
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     column, place = tl.arange(0, WIDE), tl.arange(0, RANK)
     inside = column < SPAN
@@ -107,9 +107,9 @@ def narrow_kernel(
 
 
 def encoded(steps: Sequence[Step], x: Tensor) -> tuple[int, tuple[Tensor, Tensor, Tensor]]:
-    """The steps as digits of one number, and their values.
+    """Encode the steps as digits of one number, and return it with their values.
 
-    A step without values gets `x`. Only for steps that `fit`.
+    A step without values gets `x`, which no kernel reads. Only for steps that `fit`.
     """
     number, values = 0, [step.values for step in steps if step.values is not None]
     slot = 0
@@ -125,13 +125,13 @@ def encoded(steps: Sequence[Step], x: Tensor) -> tuple[int, tuple[Tensor, Tensor
 
 
 def fit(steps: Sequence[Step], width: int) -> bool:
-    """Whether the kernels take these steps: few of them, and blocks that a program can hold."""
+    """Whether the kernels can compute these steps: few steps, and Hadamard blocks of at most 2048 channels."""
     channels = sum(step.values is not None for step in steps)
     return len(steps) <= MOST_STEPS and channels <= SLOTS and all(step.size <= 2048 for step in steps) and width > 0
 
 
 def narrow_rows(x: Tensor, branch: Branch, steps: Sequence[Step]) -> Tensor:
-    """Transformed contiguous x (rows, width) times the branch's `down`: (padded rank, rows), float32."""
+    """Multiply transformed, contiguous x (rows, width) by the branch's `down`: (padded rank, rows), float32."""
     rows, width = x.shape
     number, values = encoded(steps, x)
     span = narrow_span(width, steps)
@@ -152,7 +152,7 @@ def narrow_rows(x: Tensor, branch: Branch, steps: Sequence[Step]) -> Tensor:
 
 
 def narrow_span(width: int, steps: Sequence[Step]) -> int:
-    """Inputs that are added up before they are added to the rest: a divisor of the width that holds whole blocks."""
+    """Choose how many inputs a kernel multiplies in one step: a divisor of the width, in whole Hadamard blocks."""
     block = max((step.size for step in steps if step.kind == "hadamard"), default=1)
     legal = [span for span in range(block, max(block, SPAN) + 1, block) if width % span == 0]
     return max(legal)

@@ -58,9 +58,9 @@ _WIDE: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 def wide_weight(weight: PackedWeight, *, whole: bool = False) -> WideWeight:
-    """The weight, unpacked to 8 bits. It is kept as long as its packed codes exist and do not change.
+    """Unpack a weight to 8 bits. The result is kept as long as the packed codes exist and do not change.
 
-    With `whole`, a weight that has one scale and one zero point for each output is one group, if it is longer than
+    With `whole`, a weight that has one scale and one zero point for each output becomes one group, if it is longer than
     `LARGEST_GROUP`.
     """
     known = _WIDE.setdefault(weight.codes, {})
@@ -98,9 +98,9 @@ def _widen(weight: PackedWeight, *, whole: bool) -> WideWeight:
 
 
 def padded_for(size: int, largest: int) -> int:
-    """Bytes of a group whose sums are at most `largest`: with a step for zero points where this is faster.
+    """Return the bytes of a group whose sums are at most `largest`, with room for zero points where this is faster.
 
-    A row that is one group is padded to steps of 128 bytes.
+    A row that is one group is padded to a multiple of 128 bytes.
     """
     if size > LARGEST_GROUP:
         return -(-size // 128) * 128
@@ -109,23 +109,23 @@ def padded_for(size: int, largest: int) -> int:
 
 
 def padded_size(size: int) -> int:
-    """Bytes of a group of codes without a step for zero points."""
+    """Return the bytes of a padded group of codes, without room for zero points."""
     return -(-size // STEP) * STEP
 
 
 def digits_of(largest: int) -> int:
-    """Bytes that numbers up to `largest` need."""
+    """Return how many bytes (−127 … 127 each) are needed so that their sum can be `largest`."""
     return -(-largest // DIGIT)
 
 
 def digits(numbers: Tensor, count: int) -> Tensor:
-    """`count` whole numbers from −127 to 127 with these sums: (…,) → (…, count)."""
+    """Write each number as a sum of `count` whole numbers from −127 to 127: (…,) → (…, count)."""
     before = DIGIT * torch.arange(count, device=numbers.device, dtype=numbers.dtype)
     return numbers.sign()[..., None] * (numbers.abs()[..., None] - before).clamp(0, DIGIT)
 
 
 def part_of(size: int) -> int:
-    """Group size to compute with: `size`, or for a larger size the divisor that suits the tensor cores best."""
+    """Return the group size to compute with: `size`, or if too large, its divisor that suits tensor cores best."""
     if size <= LARGEST_GROUP:
         return size
     divisors = [divisor for divisor in range(1, LARGEST_GROUP + 1) if size % divisor == 0]
@@ -133,5 +133,5 @@ def part_of(size: int) -> int:
 
 
 def steps_of(padded: int) -> int:
-    """Bytes of the largest power of two up to 128 that divides a padded group."""
+    """Return the largest power of two, at most 128, that divides the bytes of a padded group."""
     return min(128, padded & -padded)

@@ -1,10 +1,10 @@
-"""Affine activation quantizers, simulated.
+"""Simulated activation quantizers with a scale and a zero point (affine quantizers).
 
-Dynamic ones compute ranges in every forward pass, static ones are calibrated.
+Dynamic quantizers compute ranges in every forward pass. Static quantizers have ranges from calibration data.
 
 Every activation quantizer is a module with `bits`, a `spec` (plain JSON) and its tensors as buffers.
-`qdit.quant.activation_kinds.build_activation` builds it again from both. Quantizers that depend on the timestep are in
-`qdit.quant.temporal`. Quantizers that are not affine are in `qdit.quant.nonlinear`.
+`qdit.quant.activation_kinds.build_activation` builds the quantizer again from both. Quantizers that depend on the
+timestep are in `qdit.quant.temporal`. Quantizers that are not affine are in `qdit.quant.nonlinear`.
 """
 
 from collections.abc import Mapping
@@ -31,10 +31,10 @@ Sharing = Literal["token", "sample", "tensor"]
 
 
 class Activation(nn.Module):
-    """Interface of an activation quantizer: (…, d) → (…, d).
+    """Interface of an activation quantizer: its forward pass quantizes and dequantizes x (…, d) and keeps the shape.
 
-    A registered class also has a class method `build(spec, tensors)`. If `needs_context` is true, it has
-    `build(spec, tensors, context)` with the model's `StepContext`.
+    A registered class also has a class method `build(spec, tensors)`. If `needs_context` is true, it has `build(spec,
+    tensors, context)`, where `context` is the model's `StepContext` (it knows the current timesteps).
     """
 
     kind: ClassVar[str]
@@ -47,27 +47,28 @@ class Activation(nn.Module):
         raise NotImplementedError
 
     def narrowed(self, x: Tensor | LateInput, dtype: torch.dtype) -> Tensor:
-        """Quantized in float32 and rounded to `dtype`: the input of a product that computes in this type.
+        """Quantize and dequantize x in float32, then round to `dtype`, the type in which the next product computes.
 
-        Some kinds do it in one pass over memory, with the same bits, and compute a LayerNorm or a GELU before it in the
-        same pass.
+        Some classes do this in one pass over memory, with the same bits. If x is a LayerNorm or a GELU that is not
+        computed yet, the same pass computes it.
         """
         quantized: Tensor = self(values_of(x).float())
         return quantized.to(dtype)
 
 
 def in_float32(activation: Activation, x: Tensor) -> Tensor:
-    """Output of the quantizer for an input in any precision.
+    """Quantize and dequantize x of any precision; the result is float32 for half-precision inputs.
 
-    An input in half precision is converted to float32 first, so that a code means the same value.
+    An input in half precision is converted to float32 first, so that a code means the same value in every precision.
     """
     return activation(x.float() if x.dtype in (torch.float16, torch.bfloat16) else x)
 
 
 def input_of_product(activation: Activation, x: Tensor | LateInput) -> Tensor:
-    """Output of the quantizer as a linear or convolution takes it.
+    """Quantize and dequantize the input of a linear or convolution.
 
-    Under autocast on a GPU the product rounds its inputs to half precision. Then the quantizer writes half precision.
+    Under autocast on a GPU the product rounds its inputs to half precision. Then the result is in half precision
+    already.
     """
     values = x if isinstance(x, Tensor) else x.x
     half = torch.get_autocast_dtype("cuda") if values.is_cuda and torch.is_autocast_enabled("cuda") else None
@@ -79,9 +80,10 @@ def input_of_product(activation: Activation, x: Tensor | LateInput) -> Tensor:
 
 
 def traced(activation: Activation, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Output of the quantizer, computed in float32 and rounded to `dtype`, so that torch.compile can trace it.
+    """Quantize and dequantize x in float32 and round to `dtype`, with operations that torch.compile can trace.
 
-    It is one registered operation if there is one, else the operations of the module.
+    If the quantizer has a registered operation of `torch.ops.qdit`, this is called, otherwise the operations of the
+    module.
     """
     if type(activation) is DynamicActivation and activation.sharing == "token" and activation.include_zero:
         size = activation.group_size or x.shape[-1]
@@ -95,10 +97,11 @@ def traced(activation: Activation, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 @register_activation_kind("dynamic")
 class DynamicActivation(Activation):
-    """Min-max range of each token and group, computed from the input in every forward pass (Q-DiT Eq. 7–8).
+    """Quantizer with a min-max range for each token and group, computed in every forward pass (Q-DiT Eq. 7–8).
 
-    In the released code, `group_size` consecutive channels of one token share a range. `sharing="sample"` is the text
-    of the paper: all tokens of a sample share it. `include_zero=False` is the range rule of the release.
+    In the released code, `group_size` consecutive channels of one token share a range. With `sharing="sample"`, as in
+    the text of the paper, all tokens of a sample share it. With `include_zero=False` the range need not contain zero,
+    as in the release.
     """
 
     def __init__(
@@ -128,7 +131,7 @@ class DynamicActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the quantizer from a spec; it has no tensors."""
+        """Build the quantizer from its `spec`. It stores no tensors."""
         return cls(**{key: value for key, value in spec.items() if key != "kind"})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -158,7 +161,7 @@ class DynamicActivation(Activation):
 
 @register_activation_kind("static")
 class StaticActivation(Activation):
-    """Calibrated (scale, zero_point), one pair per tensor, per group of input channels or per attention head.
+    """Quantizer with calibrated ranges: one scale and zero point per tensor, group of channels or attention head.
 
     `scale` and `zero_point` have shape (groups,), or (heads,) for operands (N, heads, T, d) with `per="head"`.
     """
@@ -195,7 +198,7 @@ class StaticActivation(Activation):
         return super().narrowed(x, dtype)
 
     def broadcast(self, values: Tensor, x: Tensor) -> Tensor:
-        """One value per group or head, in a shape that broadcasts against x."""
+        """Repeat `values`, one for each group or head, so that they broadcast against x."""
         if self.per == "head":
             return values[:, None, None]
         width = x.shape[-1]
@@ -204,24 +207,24 @@ class StaticActivation(Activation):
         return values.repeat_interleave(width // values.numel())
 
     def rescaled(self, scale: Tensor) -> "StaticActivation":
-        """This quantizer with other scales."""
+        """Return a copy of this quantizer with other scales and the same zero points."""
         return StaticActivation(bits=self.bits, scale=scale, zero_point=self.zero_point, per=self.per)
 
     def entered(self, x: Tensor) -> Tensor:
-        """The values that the quantizer rounds: x itself. A subclass may transform x first."""
+        """Return the values that the quantizer rounds: x itself. A subclass may transform x before the rounding."""
         return x
 
     def left(self, x: Tensor) -> Tensor:
-        """The inverse of `entered`."""
+        """Undo `entered` on the rounded values."""
         return x
 
 
 @register_activation_kind("factored")
 class FactoredActivation(StaticActivation):
-    """Static quantizer of x · factor. The operand x is (N, heads, T, d), and folding divided its channels by `factor`.
+    """Static quantizer that multiplies by `factor` before rounding and divides by it after (V in PTQ4DiT).
 
-    `factor` is (heads, 1, d), or (1, 1, d) if all heads share it. There is one pair (scale, zero_point). So the
-    quantizer of V sees V as it was before a factor was folded into it (PTQ4DiT).
+    Folding divided the channels of the operand x (N, heads, T, d) by `factor`: (heads, 1, d), or (1, 1, d) if all heads
+    share it. With this quantizer V is rounded as it was before the folding. There is one scale and one zero point.
     """
 
     factor: Tensor

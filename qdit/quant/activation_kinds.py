@@ -1,4 +1,4 @@
-"""All activation quantizers of this suite, registered, and the function that builds one again from a checkpoint."""
+"""Import and register all activation quantizers of this suite, and build one of them from a checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +16,7 @@ MODULES = (nonlinear, temporal, grid_activations)
 def build_activation(
     spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], context: StepContext
 ) -> Activation | None:
-    """Build the quantizer of a spec and its tensors. `context` is that of its model. None stays None."""
+    """Build the quantizer that `spec` and `tensors` describe; None for no spec. `context` belongs to its model."""
     if spec is None:
         return None
     cls = ACTIVATIONS.find(spec.get("kind"))

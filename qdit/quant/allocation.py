@@ -1,4 +1,4 @@
-"""Allocations: layer name → group size, as JSON; the result of a search and the input of a method."""
+"""Allocations (layer name → group size): reading and checking. A search writes one as JSON; a method reads it."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ Allocation = Mapping[str, int]
 
 
 def read_allocation(path: Path) -> dict[str, int]:
-    """Layer → group size of an allocation file: {"groups": {layer: size}, …}."""
+    """Read the group size of each layer from an allocation file {"groups": {layer: size}, …}."""
     data = read_json(path, error=ConfigError)
     groups = data.get("groups") if isinstance(data, dict) else None
     if not isinstance(groups, dict) or not all(isinstance(g, int) for g in groups.values()):
@@ -22,7 +22,7 @@ def read_allocation(path: Path) -> dict[str, int]:
 def layer_group_sizes(
     widths: Mapping[str, int], group_size: int | None, allocation: Allocation | None
 ) -> dict[str, int | None]:
-    """Group size of every layer of `widths` (layer → input width), from one size or an allocation.
+    """Return the group size of every layer of `widths` (layer → input width), from one size or an allocation.
 
     Raises ConfigError if the allocation names a layer that the model does not have, leaves a layer out, or has a size
     that does not divide the width.
@@ -43,16 +43,16 @@ SMALLEST_FITTED = 4
 
 
 def fitted_group_size(width: int, group_size: int) -> int | None:
-    """Largest divisor of an input width that is at most `group_size`.
+    """Return the largest divisor of an input width that is at most `group_size`.
 
-    None, one range for the whole channel or token, if this divisor is less than 4 and not the group size itself.
+    Returns None (the whole channel or token has one range) if this divisor is below 4 and is not `group_size` itself.
     """
     divisor = max(size for size in range(1, min(width, group_size) + 1) if width % size == 0)
     return divisor if divisor >= min(SMALLEST_FITTED, group_size) else None
 
 
 def check_names(names: Iterable[str], wanted: Iterable[str]) -> None:
-    """Raise unless an allocation names exactly the layers that are quantized."""
+    """Raise ConfigError unless the allocation's layer names are exactly `wanted`, the layers that are quantized."""
     names, wanted = set(names), set(wanted)
     if unknown := sorted(names - wanted):
         hint = did_you_mean(unknown[0], wanted)

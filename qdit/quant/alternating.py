@@ -1,6 +1,6 @@
-"""A weight as codes and a low-rank branch. Both are computed alternately: the branch approximates the rounding error.
+"""A weight as codes plus a low-rank branch. Both are computed alternately: the branch approximates the rounding error.
 
-DiTAS rounds first and stops with a branch. SVDQuant begins and ends with a branch, whose residual is rounded after it.
+DiTAS rounds first and computes the branch last. SVDQuant computes the branch first and rounds the rest last.
 """
 
 from collections.abc import Callable
@@ -16,9 +16,10 @@ Rounding = Callable[[Tensor], StoredWeight]
 
 
 def compensated(weight: Tensor, rank: int, rounding: Rounding, *, turns: int) -> tuple[StoredWeight, LowRank]:
-    """Codes and branch (of rank `rank`) of a weight (out, in), computed `turns` times (DiTAS; its program: ten times).
+    """Compute codes and a branch of rank `rank` for a weight (out, in) in `turns` alternations (DiTAS's program: ten).
 
-    Ŵ_k = Q(W − L_{k−1}) and L_k is the best branch for W − Ŵ_k; L_0 = 0. ConfigError for less than one turn.
+    With L_0 = 0, turn k computes Ŵ_k = Q(W − L_{k−1}), and L_k as the branch with the least squared distance to W −
+    Ŵ_k. Raises ConfigError for less than one turn.
     """
     if turns < 1:
         raise ConfigError(f"turns {turns}: at least 1 is needed, which computes the codes and then the branch")
@@ -33,11 +34,12 @@ def compensated(weight: Tensor, rank: int, rounding: Rounding, *, turns: int) ->
 def refined(
     weight: Tensor, rank: int, rounding: Rounding, error: Callable[[Tensor, LowRank], float], *, turns: int
 ) -> LowRank:
-    """The branch of a weight (out, in) whose rounded residual has the least error (SVDQuant's program).
+    """Compute the branch of a weight (out, in) whose rounded residual has the least `error` (SVDQuant's program).
 
-    L_k is the best branch for W − Ŵ_{k−1}, and Ŵ_k = Q(W − L_k); Ŵ_0 = 0. `error(Ŵ, L)` is compared after each turn.
-    The search ends at the first turn whose error is larger than that before. One turn is the branch of W alone.
-    ConfigError for less than one turn.
+    With Ŵ_0 = 0, turn k computes L_k as the branch with the least squared distance to W − Ŵ_{k−1}, and then Ŵ_k = Q(W −
+    L_k). After each turn `error(Ŵ_k, L_k)` is measured. The search ends after `turns` turns, or at the first turn whose
+    error is larger than that of the turn before. With one turn the result is the branch of W. Raises ConfigError for
+    less than one turn.
     """
     if turns < 1:
         raise ConfigError(f"turns {turns}: at least 1 is needed, which is the branch of the weight itself")

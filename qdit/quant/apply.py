@@ -1,4 +1,4 @@
-"""Steps of methods: rounding, GPTQ, and dynamic or calibrated activation quantizers.
+"""The steps from which methods are built: rounding, GPTQ, and dynamic or calibrated activation quantizers.
 
 Each function changes linear sites in place. So a method calls it on its own copy of the model.
 """
@@ -50,12 +50,12 @@ Bits = int | Mapping[str, int]
 
 
 def granularity(group_size: int | None) -> Granularity:
-    """Granularity of a weight with this group size."""
+    """Return the granularity of a weight with this group size: groups of inputs, or whole output channels for None."""
     return Granularity("channel") if group_size is None else Granularity("group", group_size)
 
 
 def bits_of(bits: Bits, site: Site) -> int:
-    """Number of bits of one site."""
+    """Return the number of bits of a site from `bits`: one number for all sites, or a number for each site name."""
     return bits if isinstance(bits, int) else bits[site.name]
 
 
@@ -68,9 +68,10 @@ def round_weights(
     group_sizes: GroupSizes | None = None,
     per_tensor: bool = False,
 ) -> None:
-    """Round the weights of sites to nearest.
+    """Round the weights of sites to the nearest codes.
 
-    A range rule gives the ranges: per output channel, per group, or per tensor.
+    `rule` computes the ranges: per tensor with `per_tensor`, per group with `group_sizes`, otherwise per output
+    channel.
     """
     for site in sites:
         weight = linear_of(model, site).weight.detach().flatten(1)
@@ -91,12 +92,13 @@ def gptq_weights(
     stale_groups: bool = True,
     sequential: bool = True,
 ) -> dict[str, list[str]]:
-    """Run GPTQ block by block; sites outside the blocks come first. Only the Hessians of one block are in memory.
+    """Run GPTQ on the weights of sites, block by block; sites outside the blocks come first.
 
-    With `sequential`, the inputs of a block come from the quantized layers before it. Otherwise all Hessians come from
-    the unchanged model. If a site has an activation quantizer, its inputs are quantized first, as in Q-DiT's release.
-    If all inputs of a site are zero (a pruned MLP), it is rounded to nearest on GPTQ's grid. The returned log lists
-    such sites under `rounded_to_nearest`. Without such sites the log is empty.
+    Only the Hessians of one block are in memory. With `sequential`, the inputs of a block come from the quantized
+    layers before it. Otherwise all Hessians come from the unchanged model. If a site has an activation quantizer, its
+    inputs are quantized before they enter the Hessian, as in Q-DiT's release. If all inputs of a site are zero (a
+    pruned MLP), its weight is rounded to nearest with GPTQ's scales. The returned log lists such sites under
+    `rounded_to_nearest`. Without such sites the log is empty.
     """
     data, stages = list(batches), blocks_of(sites)
     silent: list[str] = []
@@ -130,28 +132,27 @@ def gptq_weights(
 
 
 def new_hessian(model: nn.Module, site: Site) -> HessianAccumulator:
-    """Empty Hessian of a linear site, on the device of its weight."""
+    """Create an empty GPTQ Hessian for the inputs of a linear site, on the device of its weight."""
     return HessianAccumulator(input_width(model, site), device=linear_of(model, site).weight.device)
 
 
 def input_width(model: nn.Module, site: Site) -> int:
-    """Input width of a linear site."""
+    """Return the number of inputs of a linear site."""
     return linear_of(model, site).weight.shape[1]
 
 
 def input_widths(model: nn.Module, sites: Iterable[Site]) -> dict[str, int]:
-    """Site name → input width."""
+    """Return the number of inputs of each linear site, by its name."""
     return {site.name: input_width(model, site) for site in sites}
 
 
 def site_group_sizes(
     model: Network, sites: Iterable[Site], group_size: int | None, allocation: Mapping[str, int] | None = None
 ) -> dict[str, int | None]:
-    """Group size of every site, from one size or an allocation.
+    """Return the group size of every site, from one size or an allocation.
 
-    The layers of a diffusers transformer have many widths. There a layer whose width the size does not divide gets the
-    largest divisor of its width below it (`fitted_group_size`). Elsewhere, and in an allocation, such a size raises
-    ConfigError.
+    In a diffusers transformer, a layer whose width `group_size` does not divide gets the largest smaller divisor of its
+    width (`fitted_group_size`). In our own networks, and in an allocation, such a size raises ConfigError.
     """
     widths = input_widths(model, sites)
     if allocation is None and group_size is not None and isinstance(model, DiffusersNetwork):
@@ -162,7 +163,7 @@ def site_group_sizes(
 def fitted_log(
     group_sizes: GroupSizes, group_size: int | None, allocation: Mapping[str, int] | None = None
 ) -> dict[str, Any]:
-    """The part of a method's log that names the layers with another group size than the given one."""
+    """Return the part of a method's log that names the layers whose group size is not `group_size`."""
     fitted = {} if allocation is not None else {name: s for name, s in group_sizes.items() if s != group_size}
     return {FITTED: fitted} if fitted else {}
 
@@ -176,7 +177,7 @@ def insert_dynamic(
     sharing: Sharing = "token",
     include_zero: bool = True,
 ) -> None:
-    """Put a dynamic quantizer before each site."""
+    """Put a dynamic activation quantizer before each site."""
     for site in sites:
         quantizer = DynamicActivation(
             bits=bits, group_size=group_sizes[site.name], sharing=sharing, include_zero=include_zero
@@ -187,8 +188,8 @@ def insert_dynamic(
 def collect_inputs(model: Network, sites: Sequence[Site], batches: Iterable[Batch]) -> Iterator[tuple[Site, Tensor]]:
     """Yield each site with all its inputs on the batches, (samples, …). Only inputs of one block are in memory.
 
-    A loop that keeps no inputs deletes them at its end, so that they are free before the next block is computed.
-    The caller must not change the model before the last site.
+    A loop that keeps no inputs should `del` them at the end of its body, so that they are free before the next block is
+    computed. The caller must not change the model before the last site.
     """
     data = list(batches)
     count = sum(rows_in(batch) for batch in data)
@@ -246,7 +247,7 @@ def calibrate_static(
     rule: Ranges,
     factors: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Give each site a static range per tensor. A range rule computes it from all inputs of the site together.
+    """Give each site an activation quantizer with one static range, which `rule` computes from all inputs of the site.
 
     All sites are observed before the first quantizer is inserted. So the ranges are those of full-precision
     activations. `factors` maps the name of an operand to the factor of each of its channels (heads · width). The
@@ -273,9 +274,9 @@ def calibrate_static(
 def calibrate_static_minmax(
     model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: int, group_sizes: GroupSizes
 ) -> None:
-    """Static min-max per tensor, or per group of the tensor.
+    """Give each site static ranges, per tensor or per group: a moving average of the minima and maxima of the batches.
 
-    A moving average (factor 0.9) runs over the batches. Its result gives scale and zero point as in `minmax`.
+    The average has the factor 0.9. It gives scale and zero point as in `minmax`.
     """
     ranges = RunningRanges(momentum=0.9)
 
@@ -291,7 +292,7 @@ def calibrate_static_minmax(
 
 
 def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits) -> None:
-    """Static range per tensor: moving average (0.95) of min and max over the batches, extended to zero (TFMQ-DM)."""
+    """Give each site a static range: moving average (0.95) of the batches' min and max, extended to zero (TFMQ-DM)."""
     ranges = RunningRanges(momentum=0.95)
     observe_batches(model, sites, batches, lambda site, x: ranges.update(site.name, *x.aminmax()))
     for site in sites:
@@ -304,9 +305,10 @@ def calibrate_static_running(model: Network, sites: Sequence[Site], batches: Ite
 def calibrate_static_threshold(
     model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, bits: Bits, two_dimensional: bool = False
 ) -> None:
-    """Static range per tensor: PTQ4DM's threshold search (S4) on every batch, averaged with factor 0.9 (S5).
+    """Give each site a static range: the mean of PTQ4DM's threshold search (S4) over batches, with factor 0.9 (S5).
 
-    The first batch decides whether a tensor has values of one sign only, as in the released code.
+    The mean is a moving average. The first batch decides whether a tensor has values of one sign only, as in the
+    released code. With `two_dimensional` the search is `threshold_range_2d`.
     """
     find = threshold_range_2d if two_dimensional else threshold_range
     ranges = RunningRanges(momentum=0.9)
@@ -326,7 +328,7 @@ def calibrate_static_threshold(
 
 
 def blocks_of(sites: Sequence[Site]) -> list[list[Site]]:
-    """The sites of each block, block by block; sites outside the blocks come first."""
+    """Group the sites by block, in the order of the blocks; the sites outside the blocks are the first group."""
     order: dict[int, list[Site]] = {}
     for site in sites:
         order.setdefault(-1 if site.block is None else site.block, []).append(site)

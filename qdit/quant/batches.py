@@ -1,4 +1,7 @@
-"""Batches of calibration data: positional arguments of a DiT or STDiT3, or keyword arguments of a diffusers network."""
+"""Batches of calibration data: the arguments of forward passes, recorded for some samples.
+
+A batch of a DiT or STDiT3 holds positional arguments, that of a diffusers network keyword arguments.
+"""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,7 +14,7 @@ from qdit.models.generic.network import step_of
 
 
 class Keywords:
-    """Keyword arguments of a forward pass over some samples.
+    """The keyword arguments of one forward pass over some samples.
 
     `samples` are arguments with one row for each sample: tensors (N, …), lists of N values, or mappings of these.
     `shared` are arguments that all samples have in common, of any kind (positions, sizes, numbers).
@@ -31,23 +34,23 @@ class Keywords:
         return self.rows
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments of the forward pass."""
+        """Return the keyword arguments of the forward pass: `samples` and `shared` together."""
         return {**self.samples, **self.shared}
 
     @property
     def timestep(self) -> Tensor:
-        """Timestep (N,) of each sample; Unsupported if the network has no single timestep per sample."""
+        """Return the timestep (N,) of each sample; raise Unsupported if the network has no single timestep for each."""
         timestep = step_of(self.arguments())
         if timestep is None:
             raise Unsupported("the forward arguments have no single timestep per sample")
         return timestep
 
     def take(self, rows: Tensor) -> "Keywords":
-        """The samples with these indices."""
+        """Return the batch of only the samples with the indices `rows`."""
         return Keywords({name: rows_of(value, rows) for name, value in self.samples.items()}, self.shared)
 
     def to(self, device: torch.device) -> "Keywords":
-        """The batch with all its tensors on a device."""
+        """Copy the batch with all its tensors to a device."""
 
         def moved(value: Any) -> Any:
             return value.to(device) if isinstance(value, Tensor) else value
@@ -60,17 +63,17 @@ Batch = tuple[Tensor, ...] | Keywords
 
 
 def run(model: nn.Module, batch: Batch) -> Any:
-    """Output of a forward pass over a batch."""
+    """Compute the model's output for a batch."""
     return model(**batch.arguments()) if isinstance(batch, Keywords) else model(*batch)
 
 
 def timestep_of(batch: Batch) -> Tensor:
-    """Timestep (N,) of the samples of a batch."""
+    """Return the timestep (N,) of each sample of a batch."""
     return batch.timestep if isinstance(batch, Keywords) else batch[1]
 
 
 def positional(batches: Iterable[Batch]) -> list[tuple[Tensor, ...]]:
-    """The batches of a DiT or STDiT3. Unsupported for keyword arguments, because their input is not a single tensor."""
+    """Return the batches of a DiT or STDiT3 as a list; raise Unsupported for batches of keyword arguments."""
     data = list(batches)
     tuples = [batch for batch in data if not isinstance(batch, Keywords)]
     if len(tuples) < len(data):
@@ -79,19 +82,19 @@ def positional(batches: Iterable[Batch]) -> list[tuple[Tensor, ...]]:
 
 
 def rows_in(batch: Batch) -> int:
-    """Number of samples in a batch."""
+    """Return the number of samples in a batch."""
     return len(batch) if isinstance(batch, Keywords) else len(batch[0])
 
 
 def row_counts(value: Any) -> list[int]:
-    """Numbers of rows of all tensors and lists in an argument."""
+    """Return the numbers of rows of all tensors and lists in an argument."""
     if isinstance(value, Mapping):
         return [count for inner in value.values() for count in row_counts(inner)]
     return [len(value)]
 
 
 def rows_of(value: Any, rows: Tensor) -> Any:
-    """Some rows of an argument that has one row for each sample."""
+    """Return the rows with the indices `rows` of an argument that has one row for each sample."""
     if isinstance(value, Mapping):
         return {name: rows_of(inner, rows) for name, inner in value.items()}
     if isinstance(value, Tensor):
@@ -100,7 +103,7 @@ def rows_of(value: Any, rows: Tensor) -> Any:
 
 
 def leaves(tree: Any) -> list[Any]:
-    """Values in nested tuples, lists and mappings, from left to right."""
+    """Return all values in nested tuples, lists and mappings, from left to right."""
     if isinstance(tree, Mapping):
         return [leaf for value in tree.values() for leaf in leaves(value)]
     if isinstance(tree, tuple | list):
@@ -109,7 +112,7 @@ def leaves(tree: Any) -> list[Any]:
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
-    """The same nesting, each value changed."""
+    """Apply `change` to each value in nested tuples, lists and mappings, and keep the nesting."""
     if isinstance(tree, Mapping):
         return {name: mapped(value, change) for name, value in tree.items()}
     if isinstance(tree, tuple):

@@ -1,9 +1,9 @@
-"""A DiT block in training with its gradients written out, for small models on CPUs.
+"""Gradients of a DiT block in training, written out by hand for small models on CPUs, without autograd.
 
 An iteration is the matrix products of the linears, which torch computes, and nine passes of the compiled library
-between them (`qdit.kernels.block`). All memory is reserved once, and torch records nothing. Values and gradients are
-those of torch's automatic differentiation but for rounding errors. `block_pass` returns None if a block, a quantizer or
-a tensor is of another kind. Then torch computes it.
+between them (`qdit.kernels.block`). All memory is reserved once, and torch records no graph. Values and gradients equal
+those of torch's automatic differentiation except for rounding errors. `block_pass` returns None if a block, a quantizer
+or a tensor is of a kind that the library cannot compute. Then torch computes the unit.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from qdit.quant.store import Rows, RowStore
 
 
 class ScalePass:
-    """A quantizer with one scale: its grid at present, and the gradient of the scale."""
+    """A quantizer with one scale during training: its current grid, and the gradient of the scale."""
 
     def __init__(self, learned: LearnedScale) -> None:
         self.scale = learned.scale
@@ -37,22 +37,22 @@ class ScalePass:
 
     @property
     def learns(self) -> bool:
-        """Whether the scale is learned."""
+        """Whether this scale is learned (or stays as calibrated)."""
         return self.scale.requires_grad
 
     def grid(self) -> Grid:
-        """(scale, zero point, levels)."""
+        """Return the current (scale, zero point, levels), where levels is the largest code, 2^bits − 1."""
         return self.scale.item(), self.zero_point, self.levels
 
     def keep(self, gradient: float) -> None:
-        """Keep the gradient of the scale if it is learned."""
+        """Store the gradient of the scale for the next Adam step, if the scale is learned."""
         if self.learns:
             self.memory[...] = gradient
             self.scale.grad = self.gradient
 
 
 class LinearPass:
-    """The products of a linear in training, on two-dimensional tensors."""
+    """A linear in training: its forward and backward matrix products, on two-dimensional tensors."""
 
     def __init__(self, module: SoftLinear) -> None:
         self.rounding = module.rounding
@@ -61,11 +61,11 @@ class LinearPass:
         self.of_weight = torch.empty_like(self.weight)
 
     def forward(self, x: Tensor, output: Tensor) -> None:
-        """Write the product (rows, out), without the bias."""
+        """Write the product of x (rows, in) and the weight to `output` (rows, out), without the bias."""
         torch.mm(x, self.weight.t(), out=output)
 
     def backward(self, x: Tensor, of_output: Tensor, of_input: Tensor | None) -> None:
-        """Write the gradient of the input (rows, in) if there is a place for it; keep that of a learned weight."""
+        """Write the gradient of the input to `of_input` (rows, in) unless it is None. Store that of learned weights."""
         if self.rounding is not None:
             keep_gradient(self.rounding, torch.mm(of_output.t(), x, out=self.of_weight))
         if of_input is not None:
@@ -73,19 +73,19 @@ class LinearPass:
 
 
 def keep_gradient(rounding: SoftRounding, gradient: Tensor) -> None:
-    """Put the gradient of the soft weight where the next step finds it."""
+    """Store the gradient of the soft weight in its `grad`, where the next optimizer step reads it."""
     rounding.weight.grad = gradient
 
 
 class ModulationPass:
-    """The linear of adaLN, if it belongs to what is learned: (n, D) → (n, 6 · D)."""
+    """The adaLN linear (n, D) → (n, 6 · D) in training, if it belongs to the unit that is reconstructed."""
 
     def __init__(self, module: SoftLinear, conditions: Tensor, backend: Backend) -> None:
         self.linear, self.conditions, self.backend = LinearPass(module), conditions, backend
         self.scale = ScalePass(module.activation) if isinstance(module.activation, LearnedScale) else None
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Shifts, scales and gates of some rows."""
+        """Compute shifts, scales and gates (n, 6 · D) of the samples `rows`."""
         self.entered = self.rounded = self.conditions[rows]
         if self.scale is not None:
             self.grid = self.scale.grid()
@@ -93,7 +93,7 @@ class ModulationPass:
         return torch.addmm(self.linear.bias, self.rounded, self.linear.weight.t())
 
     def backward(self, of_output: Tensor) -> None:
-        """Keep the gradients of the weight and of the scale."""
+        """Compute and store the gradients of the weight and of the input scale, from the gradient of the output."""
         learns = self.scale is not None and self.scale.learns
         of_input = torch.empty_like(self.entered) if learns else None
         self.linear.backward(self.rounded, of_output, of_input)
@@ -103,7 +103,7 @@ class ModulationPass:
 
 
 class BlockPass:
-    """Error and gradients of a block for rows of its inputs: tokens (N, T, D) and conditions (N, D)."""
+    """Computes error and gradients of a block for some of its input samples: tokens (N, T, D), conditions (N, D)."""
 
     def __init__(self, block: DiTBlock, inputs: Sequence[RowStore], backend: Backend) -> None:
         tokens, conditions = inputs
@@ -137,7 +137,7 @@ class BlockPass:
 
     @torch.no_grad()
     def gradients(self, rows: Rows, targets: RowStore, power: float) -> Tensor:
-        """Error (), float64, of these rows. The gradients of all weights and scales that are learned are kept."""
+        """Return the float64 error () of the samples `rows`, and store the gradients of learned weights and scales."""
         buffers, chosen = self._buffers_for(len(rows.on_cpu)), rows.on_cpu
         modulation = self.of_all if self.modulation is None else self.modulation.forward(chosen)
         buffers.begin(chosen, self.x, targets.whole(), modulation, of_all=self.modulation is None, power=power)
@@ -167,7 +167,7 @@ class BlockPass:
 
 
 def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None:
-    """The written-out pass of a block that is in training, or None if torch must compute it."""
+    """Return the written-out pass of a block that is in training, or None if torch must compute the block."""
     if type(block) is not DiTBlock or len(inputs) != 2 or [len(store.shape) for store in inputs] != [2, 1]:
         return None
     chunks = [chunk for store in inputs for chunk in store.chunks]
@@ -180,7 +180,7 @@ def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None
 
 
 def takes_block(block: DiTBlock) -> bool:
-    """Whether every part of a block is of a kind that the passes compute."""
+    """Whether the written-out passes can compute every module of this block."""
     norms = all(type(norm) is ModulatedLayerNorm for norm in (block.norm1, block.norm2))
     act = block.mlp.act
     is_gelu = isinstance(act, LearningGelu) or (isinstance(act, nn.GELU) and act.approximate == "tanh")
@@ -189,7 +189,7 @@ def takes_block(block: DiTBlock) -> bool:
 
 
 def takes_linear(module: nn.Module) -> bool:
-    """Whether a linear is in training, without a transform, and with at most one scale for its input."""
+    """Whether a linear is in training, has no input transform, and has at most one scale for its input."""
     return type(module) is SoftLinear and module.transform is None and one_scale(module.activation)
 
 
@@ -207,12 +207,12 @@ def takes_modulation(block: DiTBlock) -> bool:
 
 
 def soft_linears(block: DiTBlock) -> list[Any]:
-    """The four linears of a block, in the order of the data."""
+    """Return the four linears of a block in the order in which data pass them: qkv, proj, fc1, fc2."""
     return [block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2]
 
 
 def takes_operand(block: DiTBlock, name: str) -> bool:
-    """Whether an operand of attention is an identity, or has one scale. V may have a factor."""
+    """Whether an operand of attention is not quantized, or has one scale. V may also have a factor."""
     module = getattr(block.attn, name)
     if isinstance(module, nn.Identity | Tap):
         return True
@@ -221,7 +221,7 @@ def takes_operand(block: DiTBlock, name: str) -> bool:
 
 
 def one_scale(activation: nn.Module | None, *kinds: type) -> bool:
-    """Whether there is no quantizer, or a static one of these kinds with one scale in float32."""
+    """Whether a quantizer is None, or is static, of one of these classes, and has one float32 scale."""
     if activation is None:
         return True
     if not isinstance(activation, LearnedScale) or type(activation.quantizer) not in (kinds or (StaticActivation,)):
@@ -230,7 +230,7 @@ def one_scale(activation: nn.Module | None, *kinds: type) -> bool:
 
 
 def scales_of(block: DiTBlock) -> dict[int, ScalePass]:
-    """The quantizers of inputs of linears and of operands, by their place in `GRIDS`."""
+    """Return the quantizers of the linears' inputs and of the attention operands, keyed by their index in `GRIDS`."""
     modules = [*soft_linears(block), *(getattr(block.attn, name) for name in OPERANDS)]
     activations = (getattr(module, "activation", None) for module in modules)
     learned = {place: activation for place, activation in enumerate(activations) if activation is not None}
@@ -239,7 +239,7 @@ def scales_of(block: DiTBlock) -> dict[int, ScalePass]:
 
 
 def value_factor(block: DiTBlock) -> Tensor | None:
-    """The factor (D,) before the quantizer of V, or None."""
+    """Return the factor (D,) by which V is multiplied before its quantizer, or None without one."""
     module = block.attn.v
     if not isinstance(module, QuantizedOperand) or not isinstance(module.activation, LearnedScale):
         return None

@@ -1,10 +1,11 @@
-"""A quantized checkpoint: a folder with `config.json` and `model.safetensors`. Loading needs no calibration data.
+"""Quantized checkpoints: folders with `config.json` and `model.safetensors`. Loading needs no calibration data.
 
-The safetensors file holds packed integer codes, scales and zero points. It holds the rest of the model in floating
-point, in half precision if this changes no value. The JSON describes the modules, their origin, and the file's sha256.
+The safetensors file holds packed integer codes, scales and zero points. It holds the other tensors of the model in
+floating point, in half precision if this changes no value. The JSON describes the quantized modules and their origin,
+and has the sha256 of the file of tensors.
 
-The checkpoint of a transformer of diffusers has the layout of diffusers. Its class loads the folder after
-`import qdit.diffusers`. The file of tensors is `diffusion_pytorch_model.safetensors`, and `quantization_config` in
+The checkpoint of a transformer of diffusers has the layout of diffusers. Its class loads the folder after `import
+qdit.diffusers`. The file of tensors is `diffusion_pytorch_model.safetensors`, and `quantization_config` in
 `config.json` holds the same JSON.
 """
 
@@ -55,7 +56,7 @@ POSITIONS = "pos_embed"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded checkpoint: the model in eval mode, its correction, and its configuration."""
+    """A loaded checkpoint: the model in eval mode, its noise correction (PTQD) or None, and its configuration."""
 
     model: DiT
     correction: NoiseCorrection | None
@@ -73,7 +74,7 @@ class VideoCheckpoint:
 
 @dataclass(frozen=True)
 class Quantized:
-    """Result of a method: the model with quantized sites and, for some methods, a correction of its output.
+    """Result of a method: the model with quantized sites and, for some methods, a correction of the predicted noise.
 
     `log` is plain JSON about the method's work, for example learning curves.
     """
@@ -84,12 +85,12 @@ class Quantized:
 
 
 def quantized_sites(model: nn.Module) -> dict[str, QuantizedSite]:
-    """Path → module of every quantized site."""
+    """Return every quantized module of a model by its path."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedSite)}
 
 
 def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any]) -> None:
-    """Write a model (quantized or not) and its origin; `record` is any JSON mapping.
+    """Write a model (quantized or not) as a checkpoint folder; `record` is JSON about its origin.
 
     The folder of a transformer of diffusers can be loaded by its class (see the module's text).
     """
@@ -117,17 +118,17 @@ def save_checkpoint(folder: Path, quantized: Quantized, record: Mapping[str, Any
 
 
 def diffusers_config(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json that diffusers reads, for a checkpoint of one of its transformers."""
+    """Return the config.json that diffusers reads, for a checkpoint of one of its transformers."""
     model = checkpoint["model"]["config"]
     quantization = {"quant_method": QUANTIZER, "checkpoint": dict(checkpoint)}
     return {"_class_name": model["class_name"], **model["values"], "quantization_config": quantization}
 
 
 def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[str, Tensor]:
-    """Tensors of a model for its file: in half precision if no value changes, positions only if necessary.
+    """Return a model's tensors as its file stores them: in half precision if no value changes.
 
-    The sin-cos position table of a DiT is computed again at loading. Positions that differ from the table in any bit
-    (rounded or trained ones) are stored, so that the loaded model computes the same function.
+    The sin-cos position table of a DiT is computed again at loading, so it is left out. Positions that differ from the
+    table in any bit (rounded or trained ones) are stored, so that the loaded model computes the same function.
     """
     table = position_table(config)
     computed = table is not None and torch.equal(state[POSITIONS].float().cpu(), table)
@@ -135,10 +136,7 @@ def stored_tensors(state: Mapping[str, Tensor], config: NetworkConfig) -> dict[s
 
 
 def position_table(config: NetworkConfig) -> Tensor | None:
-    """The sin-cos table of a DiT's positions (1, tokens, hidden_size).
-
-    None for an STDiT3, which stores no positions.
-    """
+    """Compute the sin-cos table of a DiT's positions (1, tokens, hidden_size); None for an STDiT3 (nothing stored)."""
     if not isinstance(config, DiTConfig):
         return None
     return sincos_positions(config.hidden_size, config.input_size // config.patch_size)
@@ -180,7 +178,7 @@ def read_checkpoint(folder: Path) -> tuple[Network, NoiseCorrection | None, dict
 
 
 def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Network:
-    """Build the model of a configuration, with quantized modules at its sites. Every tensor must be used."""
+    """Build the model of a configuration, with quantized modules at its sites. Each tensor must be used."""
     shape = config_class(config["model"]["family"], error=CheckpointError)(**config["model"]["config"])
     model = empty_network(shape)
     fill(model, config["sites"], tensors, method=config["record"].get("method"))
@@ -188,7 +186,7 @@ def build_model(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Net
 
 
 def unchanged(_name: str, value: Any) -> Any:
-    """The value itself."""
+    """Return the value itself. This is the default of `fill`'s conversions."""
     return value
 
 
@@ -203,9 +201,9 @@ def fill(
 ) -> None:
     """Put quantized modules at the sites of an empty model, and the tensors into it. Every tensor must be used.
 
-    `method` is the registered method that may define kinds of its own. `module_of` makes another module of each
-    quantized module, before the next is built. `stored_as` converts each tensor, after those in half precision became
-    float32.
+    `method` is the registered method that may define kinds of its own. `module_of` makes the module that replaces each
+    quantized module, before the next module is built. `stored_as` converts each tensor, after tensors in half precision
+    were converted to float32.
     """
     rest = dict(tensors)
     for name, tensor in rest.items():

@@ -1,4 +1,4 @@
-"""PTQD's correction of the predicted noise: one linear fit per step, and the variance of its residual."""
+"""PTQD's correction of the predicted noise: one linear fit for each sampling step, and the variance of its residual."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -14,11 +14,11 @@ PREFIX = "correction."
 
 
 class NoiseCorrection:
-    """Correction ε̂ = (ε_q − bias) / (1 + slope) at each step of one schedule.
+    """PTQD's correction of the predicted noise ε_q of a quantized model: ε̂ = (ε_q − bias) / (1 + slope) at each step.
 
-    `residual` is the variance that ε̂ keeps.
-
-    `slope` and `residual` are (steps,), `bias` is (steps, C). Index 0 is the least noisy step (PTQD, §3.2).
+    `residual` (steps,) is the variance of the quantization noise that is left in ε̂. `slope` is (steps,), `bias`
+    (steps, C). Index 0 is the least noisy sampling step (PTQD, §3.2). A correction belongs to one number of sampling
+    steps.
     """
 
     def __init__(self, *, slope: Tensor, bias: Tensor, residual: Tensor) -> None:
@@ -26,19 +26,19 @@ class NoiseCorrection:
 
     @property
     def steps(self) -> int:
-        """Number of steps of the schedule to which the correction belongs."""
+        """Number of sampling steps for which the correction was fitted."""
         return len(self.slope)
 
     def apply(self, eps: Tensor, step: int) -> Tensor:
-        """Corrected noise prediction (N, C, L, L), or velocity (N, C, T, H, W)."""
+        """Correct the prediction of one step: noise (N, C, L, L), or velocity (N, C, T, H, W)."""
         return (eps - per_channel(self.bias[step].to(eps), eps)) / (1 + self.slope[step].to(eps))
 
     def variance(self, step: int) -> float:
-        """Variance of the quantized model's own noise in the corrected prediction."""
+        """Return the variance of the quantization noise that is left in the corrected prediction of one step."""
         return float(self.residual[step])
 
     def check(self, steps: int) -> None:
-        """Raise ConfigError unless the correction has the sampler's number of steps."""
+        """Raise ConfigError unless the correction was fitted for this number of sampling steps."""
         if steps != self.steps:
             raise ConfigError(
                 f"the checkpoint's correction was made for {self.steps} steps, sampling has {steps}; sample with"
@@ -46,11 +46,11 @@ class NoiseCorrection:
             )
 
     def spec(self) -> dict[str, Any]:
-        """Plain JSON, for a checkpoint."""
+        """Return the JSON that describes the correction in a checkpoint's configuration."""
         return {"kind": "noise", "steps": self.steps}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name → tensor, for a checkpoint."""
+        """Return the tensors that a checkpoint stores for the correction, by name."""
         return {PREFIX + name: getattr(self, name) for name in TENSORS}
 
     @classmethod
@@ -67,16 +67,16 @@ class NoiseCorrection:
 
 
 def per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """Values (C,) in a shape that broadcasts against (N, C, …)."""
+    """Reshape values (C,) so that they broadcast against `like` (N, C, …)."""
     return values.view(-1, *[1] * (like.dim() - 2))
 
 
 def fit_correction(full: Tensor, quantized: Tensor, *, intercept: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Fit slope (), bias (C,) and residual variance () for one step, from predictions of noise or velocity (N, C, …).
 
-    Linear regression explains the error Δ = ε_q − ε_fp by ε_fp. A negative slope becomes 0. The bias is the mean of the
-    rest, for each channel. The residual variance is computed after that, on the scale of the corrected prediction: each
-    sample has a standard deviation; their mean is squared.
+    Linear regression explains the error Δ = ε_q − ε_fp by ε_fp. A negative slope becomes 0. The bias is the mean of Δ −
+    slope · ε_fp for each channel. For the residual variance, slope and bias are removed from Δ, the standard deviation
+    of each sample is computed, and their mean is divided by 1 + slope and squared.
 
     Without `intercept` the form is that of PTQD's program. There the bias is the mean of Δ itself, and the standard
     deviation is computed before the bias is removed.

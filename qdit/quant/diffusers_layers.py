@@ -29,7 +29,7 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 class InAnyPrecision(QuantizedLinear):
-    """A quantized linear that computes in the type of its input. If the model is cast, its codes and scales stay."""
+    """Base of quantized layers that compute in their input's type. A cast of the model keeps codes and scales."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "InAnyPrecision":
         """Move all tensors to the device to which `fn` moves a tensor. Their types do not change."""
@@ -39,7 +39,7 @@ class InAnyPrecision(QuantizedLinear):
         return self
 
     def quantized_input(self, x: Tensor) -> Tensor:
-        """The quantized input, in the type of the input."""
+        """Transform and quantize the input, and return it in its own type."""
         if self.activation is None:
             return x
         if torch.compiler.is_compiling():
@@ -47,7 +47,7 @@ class InAnyPrecision(QuantizedLinear):
         return narrow(self.activation, x)
 
     def weights(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias in the type of the input."""
+        """Return the dequantized weight and the bias in the type of the input."""
         return self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype)
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -57,7 +57,7 @@ class InAnyPrecision(QuantizedLinear):
 
 
 class ConvInAnyPrecision(InAnyPrecision, QuantizedConv):
-    """The same for a convolution whose patches do not overlap."""
+    """Base of quantized convolutions, with patches that do not overlap, that compute in the type of their input."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         if set(self.kernel) == {1}:
@@ -69,11 +69,11 @@ class ConvInAnyPrecision(InAnyPrecision, QuantizedConv):
 
 
 class DiffusersLinear(InAnyPrecision, PackedLinear):
-    """A linear whose weight stays packed."""
+    """A quantized linear of a diffusers transformer; its weight stays packed in memory."""
 
 
 class DiffusersConv(ConvInAnyPrecision, PackedConv):
-    """A convolution whose weight stays packed."""
+    """A quantized convolution of a diffusers transformer; its weight stays packed in memory."""
 
     def __init__(self, module: QuantizedConv) -> None:
         PackedConv.__init__(self, module)
@@ -82,7 +82,7 @@ class DiffusersConv(ConvInAnyPrecision, PackedConv):
 
 
 def diffusers_module(module: QuantizedSite) -> nn.Module:
-    """The module of this file that replaces a quantized module in a diffusers transformer."""
+    """Return the layer of this file that replaces a quantized module of our own networks."""
     if not isinstance(module, QuantizedLinear):
         return module
     is_conv = isinstance(module, QuantizedConv)
@@ -93,7 +93,7 @@ def diffusers_module(module: QuantizedSite) -> nn.Module:
 
 
 def narrow(activation: Activation, x: Tensor) -> Tensor:
-    """Output of an input quantizer, computed in float32 and rounded to the type of x."""
+    """Quantize and dequantize x in float32, and round the result to the type of x."""
     return activation.narrowed(x, x.dtype) if x.dtype in DTYPES else activation(x)
 
 
@@ -107,8 +107,9 @@ def fill_transformer(
 ) -> None:
     """Put the layers and tensors of a checkpoint into an empty transformer.
 
-    Tensors that are not quantized become `dtype`. Those with a part of their path in `in_full` stay float32. Raises
-    CheckpointError for a configuration that was edited, is of another class, or does not fit the tensors.
+    Tensors that are not quantized get the type `dtype`. Tensors stay float32 if a component of their dotted name is in
+    `in_full`. Raises CheckpointError for a configuration that was edited, is of another class, or does not fit the
+    tensors.
     """
     require_format(checkpoint)
     try:
@@ -126,7 +127,7 @@ def fill_network(
     dtype: torch.dtype,
     in_full: Collection[str],
 ) -> None:
-    """Put the layers and tensors of a checkpoint into a network. Types are those of `fill_transformer`."""
+    """Put the layers and tensors of a checkpoint into a network; `dtype` and `in_full` as in `fill_transformer`."""
     sites = checkpoint["sites"]
 
     def is_exact(name: str) -> bool:
@@ -145,7 +146,7 @@ def fill_network(
 
 
 def require_same_model(checkpoint: Mapping[str, Any], class_name: str, values: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless a checkpoint has this class and this configuration."""
+    """Raise CheckpointError unless a checkpoint was made of this class with this configuration."""
     model = checkpoint["model"]["config"]
     if model["class_name"] != class_name:
         raise CheckpointError(
@@ -162,12 +163,12 @@ def require_same_model(checkpoint: Mapping[str, Any], class_name: str, values: M
 
 
 def as_json(value: Any) -> str:
-    """Text of a value as JSON. Values with equal text are the same in a JSON file (for example a tuple and a list)."""
+    """Write a value as JSON text, to compare values as a JSON file would hold them (a tuple equals a list)."""
     return json.dumps(value, sort_keys=True, default=str)
 
 
 def require_format(checkpoint: Mapping[str, Any]) -> None:
-    """Raise CheckpointError unless this version wrote the configuration, and its digest is correct."""
+    """Raise CheckpointError unless this version can read the configuration and the digest in it is correct."""
     if checkpoint.get("format") != FORMAT:
         raise CheckpointError(
             f"exported checkpoint has format {checkpoint.get('format')!r}, this version reads {FORMAT}; export it again"
@@ -176,7 +177,7 @@ def require_format(checkpoint: Mapping[str, Any]) -> None:
 
 
 def disagreement(problem: Exception) -> CheckpointError:
-    """The error for a configuration that does not fit the tensors."""
+    """Return the CheckpointError for a configuration that does not fit the tensors."""
     text = " ".join(str(problem).split())[:300]
     return CheckpointError(f"exported checkpoint: configuration and tensors disagree ({text}); export it again")
 
@@ -188,7 +189,7 @@ def is_generic(checkpoint: Mapping[str, Any]) -> bool:
 
 
 def refuse_adapter(*_args: Any, **_options: Any) -> None:
-    """Raise Unsupported. It replaces the transformer's methods that would add a LoRA."""
+    """Raise Unsupported. This function replaces the transformer's methods that would add a LoRA."""
     raise Unsupported(
         "LoRA on a quantized transformer: packed weights take no adapter; fuse the LoRA into the full-precision weights"
         " (fuse_lora, then save_pretrained) and quantize those"

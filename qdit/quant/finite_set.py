@@ -19,7 +19,7 @@ MOMENTUM = 0.95
 def calibrate_finite_set(
     model: Network, sites: Sequence[Site], data: Iterable[tuple[float, Iterable[Batch]]], *, bits: Bits
 ) -> None:
-    """Static range per tensor and timestep: running min-max (0.95) over the timestep's batches, with zero included.
+    """Give each site a static range per timestep: running min-max (0.95) over its batches, extended to zero (TFMQ-DM).
 
     `data` gives pairs of a timestep and its batches, in ascending order of the timesteps.
     """

@@ -1,4 +1,4 @@
-"""Hessian-guided search for scales (TQ-DiT, PTQ4ViT). A scale minimizes the output error, weighted by sensitivity.
+"""Search for scales that minimize a layer's output error, weighted by an approximate Hessian (TQ-DiT, PTQ4ViT).
 
 The score of a candidate is −Σ (g ⊙ (o − ô))². o is the exact output of the layer, ô the quantized output, and g a
 gradient at o. The values g² are the diagonal of an approximate Hessian.
@@ -33,10 +33,10 @@ SPLITS = tuple(2.0**-i for i in range(20))
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Inputs of a site, and gradients at its output, for all samples.
+    """Inputs `x` of a site for all samples, and the gradients at its output.
 
-    Linears have inputs (N, T, in) and gradients (N, T, out). The gradient of an operand is taken at the operand itself,
-    (N, heads, T, d).
+    Linears have inputs (N, T, in) and gradients (N, T, out). The gradient of an operand of attention is taken at the
+    operand itself, (N, heads, T, d).
     """
 
     x: Tensor
@@ -46,7 +46,7 @@ class Sensitivity:
 def sensitivities(
     model: Network, sites: Sequence[Site], batches: Iterable[Batch], *, fisher: Fisher, seed: int = 0
 ) -> dict[str, Sensitivity]:
-    """Site name → inputs and gradients on the full-precision model.
+    """Record the inputs of each site, and the gradients at its output, in the full-precision model; by site name.
 
     `gauss-newton`: g = Jᵀv, where v are random signs on the model's output. So E[g²] is the diagonal of the
     Gauss–Newton matrix. `kl`, the released form: g is the gradient of KL(softmax(prediction) ‖ softmax(prediction))
@@ -72,11 +72,11 @@ def sensitivities(
 def mean_squares(
     model: Network, sites: Sequence[Site], batch: Batch, *, seeds: Sequence[int]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Site name → inputs, and site name → mean of g² over a draw of signs for each seed, on the full-precision model.
+    """Compute two mappings of site names on the full-precision model: to inputs, and to the mean of g² over the seeds.
 
-    g are the Gauss–Newton gradients of `sensitivities`, with the same bits. One forward pass serves all draws. A batch
-    of keyword arguments is computed in one pass. The channels of a pointwise convolution come last, also in its
-    gradients.
+    g are the Gauss–Newton gradients of `sensitivities`, with the same bits; each seed draws random signs. One forward
+    pass serves all seeds. A batch of keyword arguments is computed in one pass. A pointwise convolution has its
+    channels in the last dimension, also in its gradients.
     """
     count = rows_in(batch)
     probes = [Probe("gauss-newton", count, torch_generator(seed, Purpose.PROBE, 0)) for seed in seeds]
@@ -117,18 +117,18 @@ class Kept:
     filled: int = 0
 
     def add(self, x: Tensor, gradient: Tensor) -> None:
-        """Add the rows of some samples."""
+        """Add the inputs and gradients of some samples."""
         self.inputs.write(self.filled, x)
         self.gradients.write(self.filled, gradient)
         self.filled += len(x)
 
     def result(self) -> Sensitivity:
-        """All rows."""
+        """Return the inputs and gradients of all samples."""
         return Sensitivity(self.inputs.whole(), self.gradients.whole())
 
 
 class Probe:
-    """Scalar function of the model's output. It is differentiated for a batch that comes in pieces."""
+    """A scalar function of the model's output, whose gradients are computed. A batch may come in several pieces."""
 
     def __init__(self, fisher: Fisher, samples: int, generator: torch.Generator) -> None:
         self.fisher, self.samples, self.generator = fisher, samples, generator
@@ -136,9 +136,9 @@ class Probe:
         self.done = 0
 
     def backward(self, output: Tensor, *, last: bool = True) -> None:
-        """Compute gradients for the next piece. All pieces together give those of the whole batch.
+        """Compute the gradients for the next piece of the batch. All pieces together give those of the whole batch.
 
-        The graph of the output is freed unless it is not the `last` use.
+        The autograd graph of `output` is kept if `last` is False, for another backward pass.
         """
         if self.fisher == "kl":
             log = F.log_softmax(output, dim=-1)
@@ -205,10 +205,11 @@ def _forward(
 def search_scale(
     start: Tensor, product: Callable[[Tensor], Tensor], exact: Tensor, gradient: Tensor, *, candidates: Sequence[float]
 ) -> Tensor:
-    """Best scale (P,): for each of P parts, the multiple of `start` (P,) with the best score.
+    """Find the best scale (P,): for each of P parts of a layer, the multiple of `start` (P,) with the best score.
 
-    `product(scales)`, `exact` and `gradient` are (A, P, B). Part p of the output depends on scale p only. If several
-    multiples have the same score, the largest is taken. So a gradient of zeros gives the last multiple of the grid.
+    `product(scales)` is the quantized output. It, `exact` and `gradient` have shape (A, P, B). Part p of the output
+    depends on scale p only. If several multiples have the same score, the largest is taken. So a gradient of zeros
+    gives the largest candidate.
     """
     lowest = torch.full_like(start, torch.inf, dtype=torch.float64)
     best_scale = start.clone()

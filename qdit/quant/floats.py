@@ -23,7 +23,7 @@ EXPONENT = 0xFF << 23
 
 @dataclass(frozen=True)
 class FloatFormat:
-    """A format of at most 8 bits. `largest` is its largest finite number; codes above it are NaN or infinity."""
+    """A float format of at most 8 bits. `largest` is its largest finite number; codes above it are NaN or infinity."""
 
     name: str
     exponent_bits: int
@@ -33,16 +33,16 @@ class FloatFormat:
 
     @property
     def bits(self) -> int:
-        """Bits of a code."""
+        """Number of bits of a code."""
         return 1 + self.exponent_bits + self.mantissa_bits
 
     @property
     def largest_exponent(self) -> int:
-        """Exponent of the largest number: `emax` of the MX scale rule."""
+        """Exponent of the format's largest number: `emax` in the MX rule for scales."""
         return int(torch.frexp(torch.tensor(self.largest)).exponent) - 1
 
     def encode(self, x: Tensor) -> Tensor:
-        """Codes (uint8) of the nearest numbers; larger values get the largest number. The input must be finite."""
+        """Round finite numbers to the format and return codes (uint8); too large values get the largest number."""
         clamped = self._clamped(x)
         step = self._step(clamped)
         steps = (clamped.abs() / step).round().to(torch.int32)
@@ -52,11 +52,11 @@ class FloatFormat:
         return (code + (torch.signbit(clamped).to(torch.int32) << (self.bits - 1))).to(torch.uint8)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """The numbers (float32) of codes; NaN for codes that are not a finite number."""
+        """Return the numbers (float32) that codes mean; NaN for codes that are not a finite number."""
         return self.values(codes.device)[codes.long()]
 
     def round(self, x: Tensor) -> Tensor:
-        """The nearest numbers of the format, float32: `decode(encode(x))` in fewer operations."""
+        """Round to the nearest numbers of the format, float32: `decode(encode(x))` in fewer operations."""
         clamped = self._clamped(x)
         step = self._step(clamped)
         return (clamped / step).round_().mul_(step)
@@ -73,7 +73,7 @@ class FloatFormat:
         return binade.clamp_(min=2.0 ** (1 - self.bias)).mul_(2.0**-self.mantissa_bits)
 
     def values(self, device: torch.device | str = "cpu") -> Tensor:
-        """The number of every code (2^bits,), float32."""
+        """Return the number that each code means, (2^bits,) float32."""
         return _values(self).to(device)
 
     def check(self, codes: Tensor) -> None:
@@ -108,25 +108,25 @@ E2M1, E4M3, E5M2 = FORMATS["e2m1"], FORMATS["e4m3"], FORMATS["e5m2"]
 
 
 def float_format(name: str) -> FloatFormat:
-    """The format of a name; ConfigError with the allowed names."""
+    """Return the format with this name (e2m1, e4m3, …); ConfigError lists the allowed names."""
     if name not in FORMATS:
         raise ConfigError(f"element {name!r}: allowed are {', '.join(FORMATS)}{did_you_mean(str(name), FORMATS)}")
     return FORMATS[name]
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
-    """2^exponent, float32 and exact, for integers from −127 to 127."""
+    """Compute 2^exponent, float32 and exact, for integers from −127 to 127."""
     bits = (exponent.to(torch.int32) + SCALE_BIAS) << 23
     return bits.masked_fill(exponent == -SCALE_BIAS, 1 << 22).view(torch.float32)  # 2^−127 is a subnormal number
 
 
 def exponent_of(x: Tensor) -> Tensor:
-    """⌊log2 x⌋ (int32) of positive float32 numbers"""
+    """Compute ⌊log2 x⌋ (int32) of positive float32 numbers."""
     return torch.frexp(x).exponent - 1
 
 
 def mx_scale(largest: Tensor, form: FloatFormat) -> Tensor:
-    """E8M0 code (uint8) of the scale of blocks whose largest absolute value is `largest`.
+    """Compute the E8M0 code (uint8) of the scale of each MX block, from the block's largest absolute value `largest`.
 
     The scale is 2^(⌊log2 largest⌋ − emax) with the exponent `emax` of the format's largest number (OCP MX §6.3). A
     block of zeros has the smallest scale, 2^−127.
@@ -137,16 +137,16 @@ def mx_scale(largest: Tensor, form: FloatFormat) -> Tensor:
 
 
 def scale_of(codes: Tensor) -> Tensor:
-    """Scales (float32) of E8M0 codes 0 … 254."""
+    """Return the scales (float32) that E8M0 codes 0 … 254 mean."""
     return power_of_two(codes.to(torch.int32) - SCALE_BIAS)
 
 
 def nvfp4_tensor_scale(largest: Tensor) -> Tensor:
-    """Second scale of NVFP4, float32: largest / (6 · 448), so that the scale of every block fits E4M3."""
+    """Compute NVFP4's scale of the whole tensor, float32: largest / (6 · 448), so that each block's scale fits E4M3."""
     scale = largest.float() / (E2M1.largest * E4M3.largest)
     return torch.where(largest == 0, torch.ones_like(scale), scale.clamp(min=torch.finfo(torch.float32).tiny))
 
 
 def nvfp4_scale(largest: Tensor, tensor_scale: Tensor) -> Tensor:
-    """E4M3 code (uint8) of the scale of blocks: largest / 6 / tensor_scale. It is never 0: the least is 2^−9."""
+    """Compute the E4M3 code (uint8) of the scale of each NVFP4 block: largest / 6 / tensor_scale, at least 2^−9."""
     return E4M3.encode(largest.float() / E2M1.largest / tensor_scale).clamp(min=1)

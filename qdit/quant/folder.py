@@ -1,4 +1,4 @@
-"""Files of a checkpoint folder, for steps that load no model: file names, digest, recorded failure."""
+"""Files of a checkpoint folder, for steps that load no model: file names, digests, and the record of a failure."""
 
 import json
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ QUANTIZER = "qdit"
 
 
 def checkpoint_sha256(folder: Path) -> str:
-    """The identity of a checkpoint: the digest of its configuration, which holds that of its tensors."""
+    """Return the sha256 that identifies a checkpoint: the digest of its configuration (with the tensors' digest)."""
     return sha256_file(folder / CONFIG_FILE)
 
 
 def own_digest(config: Mapping[str, Any]) -> str:
-    """Digest of a configuration's canonical content, without the digest itself."""
+    """Compute the digest of a configuration's content, without the entry that stores this digest."""
     return sha256_json({name: value for name, value in config.items() if name != DIGEST_KEY})
 
 
 def with_digest(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration as JSON, with the digest of its own content."""
+    """Return the configuration as JSON, with the digest of its own content added."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
     return plain | {DIGEST_KEY: own_digest(plain)}
 
 
 def require_unedited(config: Mapping[str, Any], *, where: str, remedy: str) -> None:
-    """Raise CheckpointError unless a configuration has the digest of its own content."""
+    """Raise CheckpointError unless the digest that a configuration stores is that of its content."""
     try:
         stated, digest = config.get(DIGEST_KEY), own_digest(config)
     except ValueError:
@@ -52,7 +52,7 @@ def require_unedited(config: Mapping[str, Any], *, where: str, remedy: str) -> N
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint; CheckpointError if it is missing or was edited."""
+    """Read the configuration of a checkpoint; CheckpointError if it is missing or was edited."""
     if failure := read_failure(folder):
         raise CheckpointError(f"{folder}: holds no checkpoint, {failure.text}; quantize again")
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
@@ -71,9 +71,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def checkpoint_in_diffusers(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The part of a diffusers folder's config.json that describes the quantized checkpoint.
+    """Return the part of a diffusers folder's config.json that describes the quantized checkpoint.
 
-    None if there is none, or if the folder does not say the digest of its tensors (`qdit export`, `save_pretrained`).
+    Returns None without such a part, or if the folder does not state the digest of its tensors (folders of `qdit
+    export` and `save_pretrained`).
     """
     quantization = config.get("quantization_config")
     if not isinstance(quantization, dict) or quantization.get("quant_method") != QUANTIZER:
@@ -83,18 +84,18 @@ def checkpoint_in_diffusers(config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def tensors_file(config: Mapping[str, Any]) -> str:
-    """Name of the file of tensors of a checkpoint."""
+    """Return the name of the file that holds a checkpoint's tensors."""
     return DIFFUSERS_TENSORS_FILE if DIFFUSERS_TENSORS_FILE in config["files"] else TENSORS_FILE
 
 
 def write_failure(folder: Path, failure: Failure) -> None:
-    """Write the folder of a failed quantization: with the reason and without tensors."""
+    """Write the folder of a quantization that failed: it holds the reason and no tensors."""
     save_tensors(folder / TENSORS_FILE, {})
     write_json(folder / CONFIG_FILE, {"format": FAILURE_FORMAT, **failure.to_dict()})
 
 
 def read_failure(folder: Path) -> Failure | None:
-    """Recorded reason why this folder holds no checkpoint; None if it holds one."""
+    """Read the reason why the quantization of this folder failed; None if the folder holds a checkpoint."""
     config = read_json(folder / CONFIG_FILE, error=CheckpointError)
     try:
         return Failure.within(config)

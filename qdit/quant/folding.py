@@ -34,7 +34,7 @@ from qdit.quant.transforms import Divide, Shift
 
 
 def sharing(model: Network, site: Site) -> list[Site]:
-    """The sites that have the same input as a site: those with the same fold source, this one among them.
+    """Return the sites that have the same input as `site`, and `site` itself: those with the same fold source.
 
     Our own networks have one linear for each input. Queries, keys and values of diffusers are linears of their own.
     """
@@ -44,7 +44,7 @@ def sharing(model: Network, site: Site) -> list[Site]:
 
 
 def leaders(model: Network, sites: Iterable[Site]) -> list[Site]:
-    """Of some sites, the first site of each input."""
+    """Return only the first site of each input: sites with the same input as an earlier site are left out."""
     known: set[Site] = set()
     result: list[Site] = []
     for site in sites:
@@ -55,15 +55,15 @@ def leaders(model: Network, sites: Iterable[Site]) -> list[Site]:
 
 
 def joint_weight(model: Network, site: Site) -> Tensor:
-    """The weights of all linears with the same input as a site, one below the other: (outputs of all, in)."""
+    """Stack the weights of all linears that have the same input as `site`: (outputs of all, in)."""
     return torch.cat([matrix_of(model, other) for other in sharing(model, site)])
 
 
 def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
-    """Change the input of a linear site to x / factor − offset, in place; factor and offset are (in,).
+    """Change the input x of a linear site to x / factor − offset, in place; factor and offset are (in,).
 
-    All linears with the same input are changed with it (`sharing`). Raises Unsupported if nothing can scale the input
-    (`fold_source` None).
+    The model computes the same function. All linears with the same input are changed together (`sharing`). Raises
+    Unsupported if no layer can absorb the factor (`fold_source` is None).
     """
     if site.fold_source is None:
         raise Unsupported(f"{site.name}: nothing before a {site.role} can absorb a per-channel factor")
@@ -91,7 +91,7 @@ def fold(model: Network, site: Site, factor: Tensor, offset: Tensor | None = Non
 
 
 def changed_linear(source: FoldSource) -> str | None:
-    """Path of the linear whose rows a fold changes; None if it changes none."""
+    """Return the path of the linear whose output rows a fold changes; None if the fold changes no linear."""
     match source:
         case ModulationRows(linear) | ValueRows(linear):
             return linear
@@ -109,7 +109,7 @@ def add_to_bias(linear: nn.Linear, values: Tensor) -> None:
 
 
 def absorb(model: Network, source: FoldSource, factor: Tensor, offset: Tensor) -> None:
-    """Change a layer in place so that its output, the input of a site, is x / factor − offset."""
+    """Change a layer in place so that its output, the input x of a site, becomes x / factor − offset."""
     match source:
         case SharedModulation(modulate):
             fold_into_norm(model, modulate, factor, offset)
@@ -127,7 +127,8 @@ def absorb(model: Network, source: FoldSource, factor: Tensor, offset: Tensor) -
 def divide_input(model: Network, site: Site, factor: Tensor, offset: Tensor | None = None) -> None:
     """Change what a linear site quantizes to x / factor − offset, in place; the model computes the same function.
 
-    It is folded if a layer before the site can absorb it, and computed online by an input transform otherwise (fc2).
+    If a layer before the site can absorb the factor, it is folded into that layer. Otherwise (fc2) an input transform
+    divides in every forward pass.
     """
     if site.fold_source is not None:
         fold(model, site, factor, offset)
@@ -136,10 +137,11 @@ def divide_input(model: Network, site: Site, factor: Tensor, offset: Tensor | No
 
 
 def divide_inputs(model: Network, factors: Mapping[Site, Tensor]) -> None:
-    """`divide_input` of several sites with their factors (in,), in place.
+    """Call `divide_input` for several sites with their factors (in,), in place.
 
-    Foldable sites come first: a layer whose rows absorb a factor may not have a transform yet (cross-attention).
-    ConfigError for two sites with the same input, which would be divided twice: give the `leaders`.
+    Sites that can be folded come first: a layer whose rows absorb a factor must not have a transform yet
+    (cross-attention). Raises ConfigError for two sites with the same input, which would be divided twice; pass only the
+    `leaders`.
     """
     if twice := set(factors) - set(leaders(model, factors)):
         name = min(site.name for site in twice)
@@ -149,9 +151,9 @@ def divide_inputs(model: Network, factors: Mapping[Site, Tensor]) -> None:
 
 
 def require_whole(model: nn.Module, *names: str, rows: bool = False) -> None:
-    """Raise ConfigError if the weight of a layer is quantized, or if a transform or a branch has changed it.
+    """Raise ConfigError if the weight of a layer is quantized, or if an input transform or a branch has changed it.
 
-    With `rows` only rows of the weight will change, which are outputs: a transform of the input does no harm.
+    With `rows` only rows of the weight will change, which are outputs. Then a transform of the input is allowed.
     """
     for name in names:
         module = model.get_submodule(name)
@@ -172,9 +174,9 @@ def fold_into_modulation(linear: nn.Linear, rows: ModulationRows, factor: Tensor
 
 
 def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) -> None:
-    """Divide the output of a modulate site by a factor and subtract an offset.
+    """Divide the output of a modulated LayerNorm by a factor and subtract an offset.
 
-    Earlier factors and offsets stay included.
+    Factors and offsets of earlier folds stay included.
     """
     old = cast(ModulatedLayerNorm, model.get_submodule(name))
     inverse, before = 1 / factor, torch.zeros_like(offset)
@@ -184,16 +186,16 @@ def fold_into_norm(model: nn.Module, name: str, factor: Tensor, offset: Tensor) 
 
 
 def fold_into_norm_weights(norm: nn.LayerNorm, factor: Tensor, offset: Tensor) -> None:
-    """Fold into a norm: weight → weight / factor, and bias → bias / factor − offset; without a bias no offset."""
+    """Fold into a LayerNorm: weight → weight / factor, bias → bias / factor − offset. Without a bias, no offset."""
     norm.weight.div_(factor)
     if norm.bias is not None:
         norm.bias.copy_(norm.bias / factor - offset)
 
 
 def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset: Tensor) -> None:
-    """Fold into the rows of V: V → V / factor − offset. This is exact, because the rows of the softmax sum to one.
+    """Fold into the rows of V: V → V / factor − offset. This is exact, because each row of the softmax sums to one.
 
-    A linear of V alone without a bias gets one for an offset.
+    If V has a linear of its own without a bias, an offset adds a bias to it.
     """
     values = slice(*rows.rows)
     divide_rows(linear, values, factor)
@@ -204,7 +206,7 @@ def fold_into_values(linear: nn.Linear, rows: ValueRows, factor: Tensor, offset:
 
 
 def divide_rows(linear: nn.Linear, rows: slice, factor: Tensor) -> None:
-    """Divide outputs of a linear by a factor each."""
+    """Divide each output in `rows` of a linear (weight row and bias) by its factor."""
     linear.weight[rows] /= factor[:, None]
     if linear.bias is not None:
         linear.bias[rows] /= factor

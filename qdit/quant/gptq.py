@@ -16,16 +16,16 @@ Refit = Literal["stale", "updated"]
 
 
 class HessianAccumulator:
-    """H = 2/N Σ XᵀX over N samples of a layer's inputs, in float32; (width, width)."""
+    """Sums up GPTQ's Hessian H = 2/N Σ XᵀX (width, width) over N samples of a layer's inputs, in float32."""
 
     def __init__(self, width: int, *, device: torch.device | str = "cpu") -> None:
         self.hessian = torch.zeros(width, width, device=device)
         self.samples = 0
 
     def add(self, inputs: Tensor) -> None:
-        """Add inputs (samples, …, width). Dimensions between the first and the last are rows.
+        """Add inputs (samples, …, width) to the Hessian. Dimensions between the first and the last are rows of X.
 
-        The mean is over samples, not rows.
+        N counts samples, not rows.
         """
         total = self.samples + len(inputs)
         rows = inputs.detach().reshape(-1, inputs.shape[-1]).to(self.hessian)
@@ -37,7 +37,7 @@ class HessianAccumulator:
 
 @dataclass(frozen=True)
 class Columns:
-    """Result of GPTQ: codes (out, in) as floats, a grid (out, groups), and the group of each input column (in,)."""
+    """Result of GPTQ: codes (out, in) as floats, scales and zero points (out, groups), and each input's group (in,)."""
 
     codes: Tensor
     scale: Tensor
@@ -45,7 +45,7 @@ class Columns:
     group: Tensor
 
     def dequantize(self) -> Tensor:
-        """The dequantized weight (out, in), float32."""
+        """Return the dequantized weight (out, in), float32."""
         return dequantize(self.codes, self.scale[:, self.group], self.zero_point[:, self.group])
 
 
@@ -113,7 +113,7 @@ def solve(
     scale_dtype: torch.dtype | None = None,
     stale_groups: bool = True,
 ) -> Columns:
-    """Run `gptq` without the limits of a QuantizedWeight.
+    """Run the computation of `gptq` without the limits of a QuantizedWeight, which `gptq` returns.
 
     The last group may be short, and a group need not be consecutive. Columns whose input is always zero are set to
     zero. As released, the grid of a whole channel is computed before that, and the grids of groups after it. Codes are
@@ -240,7 +240,7 @@ def check_hessian(hessian: Tensor, width: int) -> None:
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """Upper Cholesky factor of (H + damping · mean(diag H) · I)⁻¹.
+    """Compute the upper Cholesky factor of (H + damping · mean(diag H) · I)⁻¹.
 
     If this matrix is not positive definite, the damping is multiplied by 10, 100 and 1000 (at least 0.1, 1 and 10). If
     no damping works, DataError is raised.

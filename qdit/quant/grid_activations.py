@@ -1,4 +1,4 @@
-"""Dynamic activation quantizers on floating-point grids: MX blocks, NVFP4 blocks, and FP8 or FP4 with free scales."""
+"""Dynamic activation quantizers to float formats: MX blocks, NVFP4 blocks, and FP8 or FP4 with float32 scales."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -14,7 +14,7 @@ from qdit.quant.grid_weights import MX_BLOCK, NVFP4_BLOCK
 
 @register_activation_kind("mx")
 class MxActivation(Activation):
-    """OCP MX: each block of `block_size` channels of a token has an E8M0 scale, from its largest value (§6.3)."""
+    """OCP MX quantizer: each block of `block_size` channels of a token has an E8M0 scale from its maximum (§6.3)."""
 
     def __init__(self, *, element: str = "e2m1", block_size: int = MX_BLOCK) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class MxActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the quantizer from a spec; it has no tensors."""
+        """Build the quantizer from its `spec`. It stores no tensors."""
         return cls(element=spec["element"], block_size=spec["block_size"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,10 +37,11 @@ class MxActivation(Activation):
 
 @register_activation_kind("nvfp4")
 class NvFp4Activation(Activation):
-    """NVFP4: E2M1 elements, an E4M3 scale for each block of channels of a token, and a float32 scale above it.
+    """NVFP4 quantizer: E2M1 elements, an E4M3 scale for each block of channels of a token, and one float32 scale more.
 
-    The float32 scale is that of each token, from its largest value: so the output of a sample does not depend on the
-    other samples of its batch. With `tensor_scale` it is this calibrated number (the definition has one per tensor).
+    The float32 scale multiplies all block scales of a token and comes from the token's largest value. So the output of
+    a sample does not depend on the other samples of its batch. With `tensor_scale` it is this calibrated number, the
+    same for the whole tensor, as NVIDIA defines the format.
     """
 
     def __init__(self, *, block_size: int = NVFP4_BLOCK, tensor_scale: float | None = None) -> None:
@@ -53,7 +54,7 @@ class NvFp4Activation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the quantizer from a spec; it has no tensors."""
+        """Build the quantizer from its `spec`. It stores no tensors."""
         return cls(block_size=spec["block_size"], tensor_scale=spec["tensor_scale"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,9 +70,9 @@ class NvFp4Activation(Activation):
 
 @register_activation_kind("float")
 class FloatActivation(Activation):
-    """Elements of a small float format (FP8 or FP4) with a float32 scale for each token, or token and group.
+    """Quantizer to a small float format (FP8 or FP4) with a float32 scale for each token, or for each token and group.
 
-    The largest value of a token or group gets the largest number of the format.
+    The scale maps the largest value of a token or group to the largest number of the format.
     """
 
     def __init__(self, *, element: str = "e4m3", group_size: int | None = None) -> None:
@@ -84,7 +85,7 @@ class FloatActivation(Activation):
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
-        """Build the quantizer from a spec; it has no tensors."""
+        """Build the quantizer from its `spec`. It stores no tensors."""
         return cls(element=spec["element"], group_size=spec["group_size"])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -95,6 +96,6 @@ class FloatActivation(Activation):
 
 
 def largest_of(groups: Tensor) -> Tensor:
-    """Largest absolute value of the last dimension, which is dropped."""
+    """Return the largest absolute value along the last dimension, which is dropped."""
     low, high = group_extremes(groups)
     return torch.maximum(low.abs(), high.abs())

@@ -1,7 +1,7 @@
-"""Weights on grids that are not uniform: MX and NVFP4 blocks, floating-point elements, and codebooks.
+"""Weights whose allowed values are not evenly spaced: MX and NVFP4 blocks, floating-point elements, and codebooks.
 
-A block is consecutive inputs of one output. MX (OCP) and NVFP4 (NVIDIA) are formats of tensor cores. Here they
-are simulated: the weight is dequantized once, and the product is computed in floating point.
+A block is consecutive inputs of one output. MX (OCP) and NVFP4 (NVIDIA) are formats of tensor cores. Here they are
+simulated: the weight is dequantized once, and the product is computed in floating point.
 """
 
 from collections.abc import Mapping
@@ -34,10 +34,10 @@ MX_BLOCK, NVFP4_BLOCK = 32, 16
 @register_weight_kind("mx")
 @dataclass(frozen=True)
 class MxWeight(StoredWeight):
-    """OCP MX: elements of a small float format, and one E8M0 scale for each block of inputs.
+    """A weight in OCP MX: elements of a small float format, and one E8M0 scale for each block of inputs.
 
-    `codes` (out, in) are uint8 codes of `element`. `scale` (out, blocks) are E8M0 codes, uint8. Element e2m1 with
-    blocks of 32 is MXFP4: 4.25 bits for each weight.
+    `codes` (out, in) are uint8 codes of the format `element`. `scale` (out, blocks) are E8M0 codes, uint8. Element e2m1
+    with blocks of 32 is MXFP4: 4.25 bits for each weight.
     """
 
     codes: Tensor
@@ -47,7 +47,7 @@ class MxWeight(StoredWeight):
 
     @property
     def bits(self) -> int:  # type: ignore[override]
-        """Bits of an element."""
+        """Number of bits of an element."""
         return float_format(self.element).bits
 
     @property
@@ -56,7 +56,7 @@ class MxWeight(StoredWeight):
 
     @property
     def block_size(self) -> int:
-        """Inputs of a block."""
+        """Number of inputs in a block."""
         return self.codes.shape[1] // self.scale.shape[1]
 
     def dequantize(self) -> Tensor:
@@ -83,7 +83,7 @@ class MxWeight(StoredWeight):
 @register_weight_kind("nvfp4")
 @dataclass(frozen=True)
 class NvFp4Weight(StoredWeight):
-    """NVFP4: E2M1 elements, one E4M3 scale for each block of inputs, and one float32 scale for the tensor.
+    """A weight in NVFP4: E2M1 elements, one E4M3 scale for each block of inputs, and one float32 scale for the tensor.
 
     `codes` (out, in) and `scale` (out, blocks) are uint8 codes; `tensor_scale` is (). With blocks of 16 a weight takes
     4.5 bits.
@@ -101,7 +101,7 @@ class NvFp4Weight(StoredWeight):
 
     @property
     def block_size(self) -> int:
-        """Inputs of a block."""
+        """Number of inputs in a block."""
         return self.codes.shape[1] // self.scale.shape[1]
 
     def dequantize(self) -> Tensor:
@@ -127,9 +127,9 @@ class NvFp4Weight(StoredWeight):
 @register_weight_kind("float")
 @dataclass(frozen=True)
 class FloatWeight(StoredWeight):
-    """Elements of a small float format with float16 scales per tensor, output channel or group of inputs.
+    """A weight in a small float format, with float16 scales per tensor, output channel or group of inputs.
 
-    `codes` (out, in) are uint8 codes of `element`; `scale` is (rows, groups), as in `QuantizedWeight`.
+    `codes` (out, in) are uint8 codes of the format `element`; `scale` is (rows, groups), as in `QuantizedWeight`.
     """
 
     codes: Tensor
@@ -139,7 +139,7 @@ class FloatWeight(StoredWeight):
 
     @property
     def bits(self) -> int:  # type: ignore[override]
-        """Bits of an element."""
+        """Number of bits of an element."""
         return float_format(self.element).bits
 
     @property
@@ -166,7 +166,7 @@ class FloatWeight(StoredWeight):
 @register_weight_kind("codebook")
 @dataclass(frozen=True)
 class CodebookWeight(StoredWeight):
-    """Codes that are places in a table of values; float16 scales per tensor, output channel or group of inputs.
+    """A weight whose codes are indices in a table; float16 scales per tensor, output channel or group of inputs.
 
     ŵ = values[code] · scale. `values` (2^bits,) are float32, ascending, and the same for the whole weight.
     """
@@ -178,7 +178,7 @@ class CodebookWeight(StoredWeight):
 
     @property
     def bits(self) -> int:  # type: ignore[override]
-        """Bits of a code."""
+        """Number of bits of a code."""
         return len(self.values).bit_length() - 1
 
     @property
@@ -225,9 +225,9 @@ def nvfp4_weight(weight: Tensor, *, block_size: int = NVFP4_BLOCK) -> NvFp4Weigh
 
 
 def float_weight(weight: Tensor, *, element: str = "e4m3", granularity: Granularity | None = None) -> FloatWeight:
-    """Round a weight (out, in) to a float format; the largest weight of a row gets the largest number.
+    """Round a weight (out, in) to a float format. A scale maps its largest weight to the format's largest number.
 
-    The granularity says which weights share a scale; None means one for each output channel.
+    The granularity says which weights share a scale; None means one scale for each output channel.
     """
     form, shared = float_format(element), granularity or Granularity("channel")
     check_weight(weight, form.bits)
@@ -238,9 +238,10 @@ def float_weight(weight: Tensor, *, element: str = "e4m3", granularity: Granular
 
 
 def codebook_weight(weight: Tensor, values: Tensor, *, granularity: Granularity | None = None) -> CodebookWeight:
-    """Round a weight (out, in) to the nearest entries of a table; the largest weight of a row gets the largest entry.
+    """Round a weight (out, in) to the nearest values of a table. A scale maps its largest weight to the last value.
 
-    `values` has 4 to 256 entries (a power of two), in ascending order. ConfigError for other tables.
+    `values` has 4 to 256 entries (a power of two), in ascending order. The granularity says which weights share a
+    scale; None means one scale for each output channel. Raises ConfigError for other tables.
     """
     bits = len(values).bit_length() - 1
     if values.ndim != 1 or len(values) != 2**bits or not (values.diff() > 0).all() or not values.isfinite().all():
@@ -258,32 +259,32 @@ def codebook_weight(weight: Tensor, values: Tensor, *, granularity: Granularity 
 
 
 def grouped(weight: Tensor, block_size: int, what: str) -> Tensor:
-    """Blocks (out, blocks, block_size) of a weight."""
+    """Reshape a weight (out, in) to blocks (out, blocks, block_size). `what` names the weight in errors."""
     check_group_size(block_size, weight.shape[1], what)
     return group(weight.detach().float(), block_size)
 
 
 def row_scales(rows: Tensor, largest: float) -> Tensor:
-    """Float16 scale (R, 1) of each row (R, n), which maps its largest absolute value to `largest`; 1 for zeros."""
+    """Compute float16 scales (R, 1) that map the largest |w| of each row (R, n) to `largest`; 1 for a row of zeros."""
     extreme = rows.abs().amax(dim=1, keepdim=True)
     return stored_scale((extreme / largest).masked_fill(extreme == 0, 1), torch.float16)
 
 
 def times_scale(values: Tensor, scale: Tensor) -> Tensor:
-    """Values (out, in) times scales (rows, groups)."""
+    """Multiply values (out, in) by their scales (rows, groups), where rows is out or 1."""
     size = None if scale.shape[1] == 1 else values.shape[1] // scale.shape[1]
     return ungroup(group(values, size) * scale.float()[..., None])
 
 
 def blocks_of(shape: tuple[int, int], block_size: int) -> int:
-    """Number of blocks of a row; CheckpointError if the size does not divide it."""
+    """Return the number of blocks in a row of this shape; raise CheckpointError if the size does not divide the row."""
     if not isinstance(block_size, int) or block_size < 1 or shape[1] % block_size:
         raise CheckpointError(f"block_size {block_size!r} does not divide {shape[1]} inputs; quantize again")
     return shape[1] // block_size
 
 
 def scales_of(facts: Mapping[str, Any], tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Tensor:
-    """Float16 scales of a file, (rows, groups): rows are the outputs or 1, and the groups divide the inputs."""
+    """Read a file's float16 scales (rows, groups). CheckpointError unless rows is out or 1 and groups divides in."""
     rows, groups = facts["scales"]
     if rows not in (1, shape[0]) or groups < 1 or shape[1] % groups:
         raise CheckpointError(f"scales of shape {[rows, groups]} do not fit a weight {shape}; quantize again")

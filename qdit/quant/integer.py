@@ -1,8 +1,8 @@
-"""Integer mode: linears that multiply integer codes of weights and inputs. They are made from simulated linears.
+"""Integer mode: linears that multiply integer codes of weights and inputs, made from the linears of simulated mode.
 
-Weights need an affine quantizer per tensor, channel or group. Inputs need static ranges (per tensor or group of
-channels) or dynamic ranges (per token, or per token and group). Other quantizers raise `Unsupported` with the name of
-the layer.
+Weights need an affine quantizer (scale and zero point) per tensor, channel or group. Inputs need static ranges (per
+tensor or group of channels) or dynamic ranges (per token, or per token and group). For other quantizers `Unsupported`
+is raised with the name of the layer.
 """
 
 import hashlib
@@ -39,15 +39,15 @@ USE_SIMULATED = "use the simulated mode"
 
 
 class IntegerLinear(nn.Module):
-    """Linear of packed weights, for inference only: (…, in) → (…, out), in the type of the input.
+    """Linear with packed integer weights, for inference only: (…, in) → (…, out), in the type of the input.
 
     Under autocast the output has autocast's type. With `gelu` the tanh-GELU follows; with `late` too, the next layer
-    computes it where a kernel does so. The kernel computes the input transform before it quantizes, and the low-rank
-    branch before the product is added. A transform for which it has no step (an orthogonal matrix, a kind of a method)
-    is computed in torch before the call. An input that is not computed yet (`qdit.kernels.inputs`) is computed in the
-    pass that quantizes it, where a kernel does so.
+    computes this GELU where a kernel does so. The kernel computes the input transform before it quantizes, and the
+    low-rank branch before the product is added. A transform that the kernel cannot compute (an orthogonal matrix, a
+    transform of a method's own) is computed in torch before the call. An input that is not computed yet
+    (`qdit.kernels.inputs`) is computed in the pass that quantizes it, where a kernel does so.
 
-    Raises Unsupported if the integer kernels have no form for the weight quantizer or the input quantizer.
+    Raises Unsupported if the integer kernels cannot compute with the weight quantizer or the input quantizer.
     """
 
     bias: Tensor | None
@@ -110,10 +110,10 @@ class IntegerLinear(nn.Module):
 
 
 class IntegerConv(IntegerLinear):
-    """The same for a convolution whose patches do not overlap.
+    """Convolution with packed integer weights whose patches do not overlap.
 
-    Its input has one range for the whole tensor. A pointwise one is a linear over the channels, with the ranges of a
-    linear.
+    Its input has one range for the whole tensor. A pointwise convolution computes as a linear over the channels, and
+    its input may have the ranges that a linear allows.
     """
 
     def __init__(self, module: QuantizedConv) -> None:
@@ -136,10 +136,10 @@ class IntegerConv(IntegerLinear):
 
 
 def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[Tensor, Tensor] | None]:
-    """Ranges of a layer's input quantizer.
+    """Describe the ranges of a layer's input quantizer by three values.
 
-    They are three values: the number of inputs that share a range, whether the range is symmetric, and static scales
-    and zero points.
+    They are the number of inputs that share a range, whether the range is symmetric, and static scales and zero points
+    (None for dynamic ranges).
     """
     match module.activation:
         case DynamicActivation(sharing="token") as dynamic if dynamic.include_zero or dynamic.symmetric:
@@ -162,7 +162,7 @@ def input_ranges(module: QuantizedLinear, width: int) -> tuple[int, bool, tuple[
 
 
 def parts_of(transform: Chain | None, low_rank: LowRank | None) -> Parts:
-    """The part of a site's transform and branch that the kernel computes: all steps of the transform, or none."""
+    """Return what the kernel computes of a transform and a branch: the branch, and all steps or none."""
     steps = None if transform is None else [step_of(step) for step in transform.steps()]
     branch = None if low_rank is None else make_branch(low_rank.up, low_rank.down)
     if steps is None or None in steps:
@@ -171,7 +171,7 @@ def parts_of(transform: Chain | None, low_rank: LowRank | None) -> Parts:
 
 
 def step_of(transform: Transform) -> tuple[Step, ...] | None:
-    """The kernel's steps for a transform; None if it has none."""
+    """Return the kernel's steps that compute a transform; None if the kernel cannot compute it."""
     match transform:
         case Divide(factor=factor):
             return (channel_step("divide", factor),)
@@ -185,17 +185,17 @@ def step_of(transform: Transform) -> tuple[Step, ...] | None:
 
 
 def packed_group_size(weight_group: int, input_group: int) -> int:
-    """Group size for packing. It divides both group sizes and, if possible, is a multiple of 4 and at most 512.
+    """Choose the group size for packing: a divisor of both group sizes, if possible a multiple of 4 up to 512.
 
-    Long groups are split, because a chunk of a weight must fit into the first-level cache. If there is no multiple of
-    4, the result is the common divisor, and `pack_weight` refuses it.
+    Long groups are split, because a chunk of a weight must fit into the first-level cache. If no multiple of 4 divides
+    both, the result is their greatest common divisor, and `pack_weight` refuses it.
     """
     common = math.gcd(weight_group, input_group)
     return max((size for size in range(4, min(common, CHUNK) + 1, 4) if common % size == 0), default=common)
 
 
 def prepare_integer(model: M, *, late: bool = True) -> M:
-    """Replace quantized layers by integer layers, in place. Prepare all other layers as for simulation.
+    """Replace quantized layers by integer layers, in place, and prepare all other layers as `prepare_inference` does.
 
     `late` is that of `prepare_inference`. Raises Unsupported as `integer_layers` does.
     """
@@ -203,7 +203,7 @@ def prepare_integer(model: M, *, late: bool = True) -> M:
 
 
 def integer_layers(model: M) -> M:
-    """Replace quantized layers by integer layers, in place; all others stay.
+    """Replace quantized layers by integer layers, in place; all other layers stay.
 
     A layer with a quantized weight but a full-precision input still computes in floating point. Raises Unsupported with
     the name of the first layer that cannot run in integers, and for a model without any integer layer.
@@ -230,12 +230,12 @@ def integer_layers(model: M) -> M:
 
 
 def integer_backend() -> str:
-    """Names of the backends for the integer layers and for the floating-point layers: `avx512-vnni + onednn`."""
+    """Return the names of the backends for integer layers and for floating-point layers, as `avx512-vnni + onednn`."""
     return f"{library.backend_name()} + {dense.backend()}"
 
 
 def kernels_sha256() -> str:
-    """Digest of the kernels' compiled sources. Digests of Python modules do not cover them."""
+    """Return the digest of the kernels' C++ sources. Digests of Python modules do not cover these sources."""
     digest = hashlib.sha256()
     for path in sorted(SOURCES.glob("*.[ch]*")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")

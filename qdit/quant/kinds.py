@@ -1,5 +1,4 @@
-"""Registries of kinds. A checkpoint names the kind of each weight, quantizer and transform; a registry has its class.
-
+"""Registries of kinds: they map the kind of a weight, a quantizer or a transform in a checkpoint to its class.
 
 The file of a method may register more kinds. A checkpoint names its kinds and its method. If a kind is unknown when the
 checkpoint is loaded, the module of this method is imported: a file in `baselines/`, or a module that an installed
@@ -16,14 +15,14 @@ T = TypeVar("T", bound=type)
 
 
 class Kinds:
-    """Kinds of one part of a site: name → class. `what` names the part in messages."""
+    """Registry of the kinds of weights, quantizers or transforms: name → class. `what` says which, for messages."""
 
     def __init__(self, what: str) -> None:
         self.what = what
         self.classes: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Class decorator: register a class under a name. ConfigError if another class has the name."""
+        """Class decorator: register a class under a name. ConfigError if a different class has this name already."""
 
         def add(cls: T) -> T:
             other = self.classes.get(name)
@@ -39,7 +38,7 @@ class Kinds:
         return add
 
     def find(self, name: object) -> Any:
-        """The class of a kind; CheckpointError with the known names."""
+        """Return the class of a kind; for an unknown kind raise CheckpointError, which lists the known names."""
         if name not in self.classes:
             hint = did_you_mean(str(name), self.classes)
             raise CheckpointError(
@@ -50,7 +49,7 @@ class Kinds:
 
 
 def kinds_named(sites: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, object]]:
-    """Pairs (part, kind) that the sites of a checkpoint name; the parts are `activation`, `weight`, `transform`."""
+    """Return the pairs (`activation`, `weight` or `transform`; kind) that the sites of a checkpoint use."""
     for spec in sites.values():
         for part in ("activation", "weight"):
             if spec.get(part) is not None:

@@ -1,9 +1,9 @@
-"""Lets quantized layers compute the modulated LayerNorm or the GELU before them in the pass that quantizes, on GPUs.
+"""Lets quantized layers on GPUs compute the LayerNorm or GELU before them in the same pass that quantizes.
 
-`defer` is for prepared models, `defer_unprepared` for models that can still be saved. Both set attributes only: modules
-and tensors stay. On CPUs nothing changes, to the bit. A layer takes part if it has an attribute `takes_late` that is
-true. One whose quantizer has no such kernel (ranges by timestep, twin uniform, …) computes its input in a pass of its
-own, with the same bits.
+`defer` is for models after `prepare_inference`, `defer_unprepared` for models that can still be saved. Both only set
+attributes: modules and tensors stay. On CPUs nothing changes, to the bit. A layer takes part if its attribute
+`takes_late` is true. If no kernel exists for the quantizer of a layer (ranges by timestep, twin uniform, …), the layer
+computes its input in a separate pass, with the same bits.
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def defer(model: M) -> M:
-    """For a model of `prepare_inference`, in place: its linears compute the GELU after them."""
+    """Let quantized layers compute the LayerNorm or GELU before them, in place, after `prepare_inference`."""
     for norm in norms_before_quantizers(model):
         norm.fused = cast(Any, late_or_fused_norm)
     for module in mlps(model):
@@ -31,7 +31,7 @@ def defer(model: M) -> M:
 
 
 def defer_unprepared(model: M) -> M:
-    """For a model that is not prepared, in place: its LayerNorms and GELUs are modules of their own."""
+    """Do what `defer` does, in place, for a model not prepared: its LayerNorms and GELUs are separate modules."""
     for norm in norms_before_quantizers(model):
         norm.fused = cast(Any, late_norm)
     for module in mlps(model):
@@ -40,7 +40,7 @@ def defer_unprepared(model: M) -> M:
 
 
 def norms_before_quantizers(model: nn.Module) -> Iterator[ModulatedLayerNorm]:
-    """Modulated LayerNorms of a DiT or STDiT3 whose next layer takes inputs that are not computed yet."""
+    """Return the modulated LayerNorms of a DiT or STDiT3 whose next layer can compute them itself."""
     for module in model.modules():
         if isinstance(module, DiTBlock | stdit3.STDiT3Block):
             pairs = [(module.norm1, module.attn.qkv), (module.norm2, module.mlp.fc1)]
@@ -52,12 +52,12 @@ def norms_before_quantizers(model: nn.Module) -> Iterator[ModulatedLayerNorm]:
 
 
 def mlps(model: nn.Module) -> Iterator[Mlp]:
-    """MLPs whose second linear takes inputs that are not computed yet."""
+    """Return the MLPs whose second linear can compute the GELU before it."""
     for module in model.modules():
         if isinstance(module, Mlp) and takes_late(module.fc2):
             yield module
 
 
 def takes_late(layer: nn.Module) -> bool:
-    """Whether a layer takes inputs that are not computed yet: its input is quantized."""
+    """Whether a layer accepts an input that is not computed yet. Its input must be quantized."""
     return bool(getattr(layer, "takes_late", False))

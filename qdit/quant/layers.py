@@ -1,4 +1,4 @@
-"""Selection of sites: the linears of a scope, the operands of attention, and the sites that keep 8 bits."""
+"""Selection of sites: the linears of a scope, the operands of attention, and the sites that keep 8 bits or more."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -19,7 +19,7 @@ SOFTMAX_BITS = 8
 
 
 def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
-    """Linear sites of a scope. `common`: the linears of each block. `own`: every linear and convolution."""
+    """Return the linear sites of a scope. `common`: the linears of each block. `own`: every linear and convolution."""
     if scope == "common":
         return select(model.sites(), roles=CORE_ROLES)
     kinds: tuple[Kind, ...] = ("linear", "conv", "pointwise")
@@ -27,13 +27,13 @@ def layers(model: HasSites, scope: Literal["common", "own"]) -> list[Site]:
 
 
 def operands(model: HasSites) -> list[Site]:
-    """Operand sites of every block: q, k, softmax output and v."""
+    """Return the operand sites of every block: q, k, softmax output and v."""
     kinds: tuple[Kind, ...] = ("operand",)
     return select(model.sites(), kinds=kinds)
 
 
 def site_bits(sites: Iterable[Site], bits: int, *, edges: int | None = None) -> dict[str, int]:
-    """Site name → bits. All sites get `bits`, with two exceptions.
+    """Return the number of bits of each site by its name. All sites get `bits`, with two exceptions.
 
     Softmax outputs get at least 8 bits. If `edges` is set, the first and last layer get at least `edges` bits.
     """
@@ -45,5 +45,5 @@ def site_bits(sites: Iterable[Site], bits: int, *, edges: int | None = None) -> 
 
 
 def with_roles(sites: Sequence[Site], *roles: str) -> list[Site]:
-    """The sites that have one of the roles."""
+    """Return only the sites that have one of the roles."""
     return [site for site in sites if site.role in roles]

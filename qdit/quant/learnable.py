@@ -23,7 +23,7 @@ from qdit.quant.weight import QuantizedWeight
 
 
 class LearnedScale(nn.Module):
-    """A static activation quantizer whose scale is a parameter (LSQ); rounding passes gradients straight through."""
+    """A static activation quantizer whose scale is a parameter (LSQ). Gradients pass through the rounding unchanged."""
 
     def __init__(self, quantizer: StaticActivation, *, learn: bool) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class LearnedScale(nn.Module):
         return value
 
     def frozen(self) -> StaticActivation:
-        """The ordinary quantizer with the learned scale."""
+        """Return a static quantizer that has the learned scale."""
         return self.quantizer.rescaled(self.scale)
 
 
@@ -99,7 +99,7 @@ class _OnGrid(torch.autograd.Function):
 
 
 class LearningGelu(nn.Module):
-    """Tanh-GELU in training: the slope is computed together with the value."""
+    """Tanh-GELU for training: one pass computes the value and the slope that the backward pass needs."""
 
     def forward(self, x: Tensor) -> Tensor:
         compiled_backend = learning_backend(x)
@@ -126,7 +126,7 @@ class _Gelu(torch.autograd.Function):
 
 @contextmanager
 def fast_gradients(model: Network, unit: str) -> Iterator[None]:
-    """Context manager: a unit of reconstruction (a block or a layer) computes gradients faster.
+    """Context manager: makes a unit of reconstruction (a block or a layer) compute its gradients faster.
 
     Its attention is computed as two matrix products, and each of its GELUs is a `LearningGelu`. torch's fused attention
     has a slow backward pass on CPUs if there are few tokens.
@@ -150,7 +150,7 @@ def fast_gradients(model: Network, unit: str) -> Iterator[None]:
 
 
 class SoftLinear(nn.Module):
-    """Linear in training. Its weight has soft rounding if it is quantized. Its input quantizer is differentiable."""
+    """Linear in training. Its quantized weight has a learned (soft) rounding, its input quantizer has gradients."""
 
     def __init__(self, weight: Tensor, module: QuantizedLinear, *, learn_rounding: bool, learn_scale: bool) -> None:
         super().__init__()
@@ -171,12 +171,12 @@ class SoftLinear(nn.Module):
         return self.product(self.entered(x))
 
     def entered(self, x: Tensor) -> Tensor:
-        """The quantized input, after its transform."""
+        """Apply the input transform to x, then quantize the result."""
         x = x if self.transform is None else self.transform(x)
         return x if self.activation is None else self.activation(x)
 
     def product(self, x: Tensor) -> Tensor:
-        """Product of a quantized input and the current weight, and the bias."""
+        """Multiply a quantized input by the current weight and add the bias."""
         weight = self.get_buffer("weight") if self.rounding is None else self.rounding.weight
         return nn.functional.linear(x, weight, self.bias if isinstance(self.bias, Tensor) else None)
 
@@ -184,8 +184,9 @@ class SoftLinear(nn.Module):
 class SoftConv(SoftLinear):
     """Convolution in training whose patches do not overlap, (N, C, …) → (N, out, …).
 
-    Its product is that of a linear with the patches. So its weight is learned as that of a linear, and compiled steps
-    need no second form. The transform and the quantizer of a pointwise one see the channels last.
+    It is computed as a linear over the flattened patches. So its weight is learned as that of a linear, and no other
+    compiled code is needed. In a pointwise convolution, the channels are the last dimension for transform and
+    quantizer.
     """
 
     def __init__(self, weight: Tensor, module: QuantizedConv, *, learn_rounding: bool, learn_scale: bool) -> None:
@@ -200,9 +201,9 @@ class SoftConv(SoftLinear):
 
 
 def unfolded(x: Tensor, kernel: Sequence[int]) -> Tensor:
-    """Patches of x (N, C, …), one after the other: (N, positions, C · cells), in the order of a flat kernel.
+    """Cut x (N, C, …) into patches (N, positions, C · cells), with the values of a patch in a flat kernel's order.
 
-    The sides of x must be multiples of the kernel's.
+    Each side of x must be a multiple of the kernel's side.
     """
     dimensions = len(kernel)
     grid = [size // cells for size, cells in zip(x.shape[2:], kernel, strict=True)]
@@ -213,7 +214,7 @@ def unfolded(x: Tensor, kernel: Sequence[int]) -> Tensor:
 
 
 class Learner:
-    """Replaces some sites by trainable modules, and puts quantized modules back after the training."""
+    """Replaces some sites of a model by trainable modules, and puts quantized modules back after the training."""
 
     def __init__(
         self, model: Network, reference: Network, sites: Sequence[Site], *, rounding: bool, scales: bool
@@ -240,17 +241,17 @@ class Learner:
             replace(model, name, module)
 
     def roundings(self) -> list[SoftRounding]:
-        """The soft roundings of all sites."""
+        """Return the learned roundings of all weights."""
         roundings = (module.rounding for module in self.soft.values() if isinstance(module, SoftLinear))
         return [rounding for rounding in roundings if rounding is not None]
 
     def scales(self) -> list[nn.Parameter]:
-        """The scales that are learned."""
+        """Return the activation scales that are learned."""
         scales = (m.activation.scale for m in self.soft.values() if isinstance(m.activation, LearnedScale))
         return [scale for scale in scales if scale.requires_grad]
 
     def harden(self, originals: dict[str, nn.Module]) -> None:
-        """Put the quantized modules back, with the codes and scales that were learned."""
+        """Put the quantized modules `originals` back, with the codes and scales that were learned."""
         for site in self.sites:
             if site.name not in self.soft:
                 continue

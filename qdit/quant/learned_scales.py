@@ -1,4 +1,4 @@
-"""Adam for the activation scales of a unit."""
+"""Adam for the activation scales of one unit of reconstruction."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ FEW = 32
 
 
 class Scales:
-    """Adam for the activation scales of a unit. They lie in one tensor and stay positive.
+    """Adam for the activation scales of one unit of reconstruction. All scales lie in one tensor and stay positive.
 
-    On a CPU Python computes the steps of a few scales, since an operation of torch takes longer than all of them.
+    On a CPU the steps of a few scales are computed in plain Python, since one operation of torch takes longer.
     """
 
     def __init__(self, scales: Sequence[nn.Parameter]) -> None:
@@ -33,7 +33,7 @@ class Scales:
         self.adam = Adam([self.values])
 
     def step(self, rate: float) -> None:
-        """Take one step with the stored gradients, then drop them.
+        """Update the scales once from their stored gradients, then delete the gradients.
 
         If a step would make a scale zero or negative, the scale is halved instead. This happens for inputs close to
         zero.
@@ -61,19 +61,19 @@ class Scales:
 
 
 def gradients_of(scale: nn.Parameter) -> list[float]:
-    """The stored gradients of the numbers of a scale; zeros if there are none."""
+    """Return the stored gradients of a scale's numbers; zeros if no gradient is stored."""
     return [0.0] * scale.numel() if scale.grad is None else scale.grad.flatten().tolist()
 
 
 class FewAdam:
-    """Steps of Adam for a few numbers in memory of numpy: beta1 0.9, beta2 0.999, epsilon 1e-8."""
+    """Adam for a few numbers in a numpy array, in plain Python: beta1 0.9, beta2 0.999, epsilon 1e-8."""
 
     def __init__(self, values: np.ndarray) -> None:
         self.values, self.steps = values, 0
         self.means, self.squares = [0.0] * len(values), [0.0] * len(values)
 
     def step(self, rate: float, gradients: Sequence[float]) -> None:
-        """Take one step with one gradient for each value."""
+        """Update all values once from their gradients, one gradient for each value."""
         self.steps += 1
         share = rate / (1 - BETAS[0] ** self.steps)
         root = math.sqrt(1 - BETAS[1] ** self.steps)

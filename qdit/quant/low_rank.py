@@ -17,9 +17,9 @@ from qdit.quant.weight_kinds import StoredWeight, require_tensor
 
 
 class LowRank(nn.Module):
-    """Branch x → up (down x), (…, in) → (…, out). The factors are float16; `up` is (out, rank), `down` (rank, in).
+    """Low-rank branch x → up (down x), (…, in) → (…, out). Factors are float16: `up` (out, rank), `down` (rank, in).
 
-    They are rounded when the branch is made, so that the residual can be computed from the stored factors.
+    The factors are rounded to float16 first, so that the residual can be computed from the stored numbers.
     """
 
     up: Tensor
@@ -40,32 +40,33 @@ class LowRank(nn.Module):
 
     @property
     def rank(self) -> int:
-        """Inner dimension of the product."""
+        """Rank of the branch: the inner dimension of up · down."""
         return self.down.shape[0]
 
     def product(self) -> Tensor:
-        """The weight of the branch (out, in), float32."""
+        """Compute the weight of the branch, up · down: (out, in), float32."""
         return (self.up.double() @ self.down.double()).float()
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(F.linear(x, self.down.to(x.dtype)), self.up.to(x.dtype))
 
     def spec(self) -> dict[str, Any]:
-        """The rank."""
+        """Return the rank as JSON."""
         return {"rank": self.rank}
 
     @classmethod
     def build(cls, spec: Mapping[str, Any], tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Self:
-        """The branch of a file; CheckpointError if its factors do not fit a weight of this shape."""
+        """Build the branch from a file's tensors; CheckpointError if its factors do not fit a weight of this shape."""
         rank = int(spec["rank"])
         up = require_tensor(tensors, "up", torch.float16, (shape[0], rank))
         return cls(up, require_tensor(tensors, "down", torch.float16, (rank, shape[1])))
 
 
 def low_rank(weight: Tensor, rank: int) -> LowRank:
-    """The best branch of this rank for a weight (out, in): its largest singular values, shared equally by both factors.
+    """Compute the branch of this rank with the least squared distance to a weight (out, in), by its singular values.
 
-    Computed in float64, then rounded to float16. ConfigError for a rank that is not possible.
+    Both factors get the square roots of the largest singular values. They are computed in float64, then rounded to
+    float16. Raises ConfigError for a rank that is not possible.
     """
     most = min(weight.shape)
     if not 1 <= rank <= most:
@@ -76,7 +77,7 @@ def low_rank(weight: Tensor, rank: int) -> LowRank:
 
 
 def residual(weight: StoredWeight | Tensor, old: LowRank | None, new: LowRank, site: Site) -> Tensor:
-    """The floating-point weight of a site, minus the product of a new branch, plus that of the branch it replaces."""
+    """Compute a site's floating-point weight minus the product of the branch `new`, plus that of the branch `old`."""
     if not isinstance(weight, Tensor):
         raise ConfigError(f"{site.name}: its weight is quantized already; put the branch in before, or give both")
     matrix = weight.detach().flatten(1)

@@ -1,7 +1,4 @@
-"""Mixed precision: the layers whose rounding changes the output most get more bits.
-
-The mean of the bits has a limit.
-"""
+"""Mixed precision: layers whose rounding changes the output most get more bits; the mean of the bits has a limit."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -28,9 +25,10 @@ def mixed_bits(
     rule: Ranges,
     group_sizes: GroupSizes,
 ) -> dict[str, int]:
-    """Site name → weight bits: `high` where a weight that is rounded to `low` bits changes the output most.
+    """Choose the weight bits of each site: `high` where rounding to `low` bits changes the network's output most.
 
-    The mean over all weights is at most `mean`; ConfigError if it is not between `low` and `high`.
+    The mean of the bits over all weights of the sites is at most `mean`. Raises ConfigError if `mean` is not between
+    `low` and `high`.
     """
 
     def rounded(site: Site, weight: Tensor) -> Tensor:
@@ -45,9 +43,9 @@ def mixed_bits(
 def output_sensitivity(
     model: Network, sites: Sequence[Site], batches: Iterable[Batch], rounded: Callable[[Site, Tensor], Tensor]
 ) -> dict[str, float]:
-    """Site name → mean squared change of the network's output if the weight of this site alone is rounded.
+    """Measure for each site the mean squared change of the network's output if only this site's weight is rounded.
 
-    `rounded(site, weight)` is the rounded weight. The model is unchanged afterwards.
+    `rounded(site, weight)` returns the rounded weight. The model is unchanged afterwards.
     """
     data = list(batches)
     result = {}
@@ -70,10 +68,10 @@ def output_sensitivity(
 def raised_bits(
     sensitivity: Mapping[str, float], sizes: Mapping[str, int], *, low: int, high: int, mean: float
 ) -> dict[str, int]:
-    """Site name → `low` or `high` bits, so that the mean over all weights is at most `mean`.
+    """Give each site `low` or `high` bits, so that the mean of the bits over all weights is at most `mean`.
 
-    `sizes` are numbers of weights. Sites with the largest sensitivity for each weight come first; one that does not fit
-    is passed over. ConfigError if the mean is not between both.
+    `sizes` has the number of weights of each site. Sites are raised in the order of sensitivity / size, the largest
+    first; a site that would exceed the mean is skipped. Raises ConfigError if `mean` is not between `low` and `high`.
     """
     if not low <= mean <= high:
         raise ConfigError(f"mean_bits {mean:g}: allowed are {low} (the weight bits) to {high}; choose a mean between")

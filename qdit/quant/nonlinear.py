@@ -1,4 +1,4 @@
-"""Quantizers that are not affine: log√2 for softmax outputs (RepQ-ViT), twin uniform for softmax and GELU (TQ-DiT).
+"""Quantizers without one uniform scale: log√2 for softmax (RepQ-ViT), two regions for softmax and GELU (TQ-DiT).
 
 The functions come first, then the activation quantizers that use them.
 """
@@ -18,9 +18,9 @@ GELU_MINIMUM = 0.16997124254703522
 
 
 def log_sqrt2(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Logarithmic quantizer with base √2, for x ≥ 0: x̂ = scale · 2^(−q/2), q = round(−2 log2(x / scale)) (RepQ-ViT).
+    """Quantize x ≥ 0 to powers of √2 (RepQ-ViT): x̂ = scale · 2^(−q/2) with q = round(−2 log2(x / scale)).
 
-    A value becomes 0 if its code would be 2^bits or more.
+    A value becomes 0 if its code q would be 2^bits or more.
     """
     codes = (x / scale).log2().mul(-2).round()
     values = torch.exp2(-codes.clamp(min=0) / 2) * scale
@@ -28,9 +28,9 @@ def log_sqrt2(x: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PERCENTILES) -> Tensor:
-    """Scale () of `log_sqrt2`.
+    """Find the scale () of `log_sqrt2` with the smallest squared error.
 
-    Candidates are quantiles of all values; the one with the smallest squared error is taken.
+    Candidates are quantiles of all values of x.
     """
     candidates = quantiles(x.reshape(1, -1), percentiles)[0]
     errors = torch.stack([(log_sqrt2(x, scale, bits) - x).square().mean() for scale in candidates])
@@ -40,10 +40,11 @@ def log_sqrt2_search(x: Tensor, bits: int, *, percentiles: Sequence[float] = PER
 def twin_softmax(
     x: Tensor, split: float | Tensor, bits: int, *, mode: Literal["piecewise", "sum"] = "piecewise"
 ) -> Tensor:
-    """Two-region quantizer for values in [0, 1] (TQ-DiT), with Q = 2^(bits − 1) levels in each region.
+    """Quantize values in [0, 1] in two regions (TQ-DiT), with Q = 2^(bits − 1) levels in each region.
 
-    The steps are split / (Q − 1) below `split` and 1 / (Q − 1) above it. `split` broadcasts against x. `sum` is the
-    released form: it adds both regions, so `split` is added to every value. It serves only to compare with the release.
+    The steps are split / (Q − 1) below `split` and 1 / (Q − 1) above it. `split` broadcasts against x. The mode `sum`
+    is the released form: it adds the results of both regions, so `split` is added to every value. It serves only to
+    compare with the release.
     """
     steps = 2 ** (bits - 1) - 1
     split = torch.as_tensor(split, dtype=x.dtype, device=x.device)
@@ -54,9 +55,9 @@ def twin_softmax(
 
 
 def twin_gelu(x: Tensor, positive_scale: Tensor, bits: int, *, negative_scale: float | None = None) -> Tensor:
-    """Two-region quantizer for GELU outputs (TQ-DiT), with 2^(bits − 1) levels in each region.
+    """Quantize GELU outputs in two regions (TQ-DiT): 2^(bits − 1) levels for positive values, and as many for negative.
 
-    Above 0 the step is searched. Below 0 the levels cover the range of the GELU.
+    The step for positive values is `positive_scale`. The levels for negative values cover the range of the GELU.
     """
     half = 2 ** (bits - 1)
     below = twin_gelu_negative_scale(bits) if negative_scale is None else negative_scale
@@ -66,14 +67,14 @@ def twin_gelu(x: Tensor, positive_scale: Tensor, bits: int, *, negative_scale: f
 
 
 def twin_gelu_negative_scale(bits: int) -> float:
-    """Step of the negative half of `twin_gelu`."""
+    """Return the step of `twin_gelu` for negative values."""
     return GELU_MINIMUM / 2 ** (bits - 1)
 
 
 def signed_scale(x: Tensor, bits: int, *, per: int | None = None) -> Tensor:
-    """Start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5).
+    """Compute the start value of TQ-DiT's searches: max |x| / (2^(bits − 1) − 0.5).
 
-    The shape is (), or (n,) with one value for each index of a dimension.
+    The shape is (), or (n,) with one value for each index of the dimension `per`.
     """
     largest = x.abs().amax() if per is None else x.abs().transpose(0, per).flatten(1).amax(dim=1)
     return largest.clamp(min=SMALLEST_SCALE) / (2 ** (bits - 1) - 0.5)

@@ -1,4 +1,4 @@
-"""Observation of the inputs of sites while a model runs on calibration batches."""
+"""Recording the inputs of sites while a model runs on calibration batches."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +15,9 @@ from qdit.quant.sites import QuantizedLinear
 
 
 class Tap(nn.Module):
-    """An identity, but of another class than `nn.Identity`.
+    """An identity module that is not `nn.Identity`: at an operand site it keeps attention from one fused operation.
 
-    At an operand site it makes attention compute its two products.
+    Attention then computes its two matrix products, so that the operand can be observed.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,25 +66,25 @@ def observing(model: nn.Module, sites: Sequence[Site], look: Callable[[Site, Ten
 def observe_inputs(
     model: nn.Module, sites: Sequence[Site], batches: Iterable[Batch], look: Callable[[Site, Tensor], None]
 ) -> None:
-    """Run the model on every batch; `look(site, input)` is called for each site in the order of the data."""
+    """Run the model on every batch, and call `look(site, input)` for each site in the order of computation."""
     with observing(model, sites, look):
         for batch in batches:
             run(model, batch)
 
 
 class Captured(Exception):
-    """Signal that ends a forward pass whose remaining layers are not needed. It is not an error."""
+    """Exception that ends a forward pass whose other layers are not needed. It is not an error."""
 
 
 class RunningRanges:
-    """Exponential moving average of (min, max): run ← momentum · run + (1 − momentum) · new."""
+    """Exponential moving average of (min, max) by site: run ← momentum · run + (1 − momentum) · new."""
 
     def __init__(self, momentum: float = 0.9) -> None:
         self.momentum = momentum
         self.ranges: dict[str, tuple[Tensor, Tensor]] = {}
 
     def update(self, name: str, low: Tensor, high: Tensor) -> None:
-        """Update with the ranges of one batch. The first batch sets the start values."""
+        """Update the average of a site with the range of one batch. The first batch sets the start values."""
         if name in self.ranges:
             old_low, old_high = self.ranges[name]
             low, high = ema(old_low, low, self.momentum), ema(old_high, high, self.momentum)

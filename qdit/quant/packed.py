@@ -20,7 +20,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class PackedLinear(QuantizedLinear):
-    """A quantized linear without its float weight; (…, in) → (…, out)."""
+    """A quantized linear that keeps only packed codes, no float weight; (…, in) → (…, out)."""
 
     def __init__(self, module: QuantizedLinear) -> None:
         nn.Module.__init__(self)
@@ -33,7 +33,7 @@ class PackedLinear(QuantizedLinear):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """The dequantized weight (out, in), float32, made anew at every call."""
+        """Dequantize the weight (out, in), float32, at every call."""
         if self.stored_form is QuantizedWeight:  # unpacked on its own device, and without checks
             codes = unpacked(self.codes, self.weight_bits, self.shape[1])
             return QuantizedWeight(codes, self.scale, self.zero_point, self.weight_bits).dequantize()
@@ -43,7 +43,7 @@ class PackedLinear(QuantizedLinear):
 
 
 class PackedConv(PackedLinear, QuantizedConv):
-    """Convolution whose patches do not overlap, without its float weight. Everything else is as in `PackedLinear`."""
+    """A quantized convolution whose patches do not overlap. It keeps only packed codes, as `PackedLinear` does."""
 
     def __init__(self, module: QuantizedConv) -> None:
         PackedLinear.__init__(self, module)
@@ -54,7 +54,7 @@ class PackedConv(PackedLinear, QuantizedConv):
 
 
 class HalfLinear(nn.Linear):
-    """A float linear whose weight is kept in float16, which holds it exactly; it computes in float32."""
+    """A linear that is not quantized. It keeps its weight in float16, which loses nothing, and computes in float32."""
 
     def __init__(self, module: nn.Linear) -> None:
         nn.Module.__init__(self)
@@ -69,8 +69,8 @@ class HalfLinear(nn.Linear):
 def keep_packed(model: M) -> M:
     """Keep every quantized weight of a model packed, in place; float weights become float16 if no value changes.
 
-    The outputs keep their bits. The model can be saved and moved, but not trained. `prepare_inference` does not change
-    it.
+    The outputs keep their bits. The model can be saved and moved, but not trained. `prepare_inference` leaves such a
+    model unchanged.
     """
     for name, module in list(model.named_modules()):
         if (
@@ -86,7 +86,7 @@ def keep_packed(model: M) -> M:
 
 
 def resident_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers of a model in memory. Shared storage counts once."""
+    """Count the bytes of all parameters and buffers of a model in memory. Shared storage counts once."""
     storages = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for tensor in [*model.parameters(), *model.buffers()]
@@ -95,7 +95,7 @@ def resident_bytes(model: nn.Module) -> int:
 
 
 def unpacked(packed: Tensor, bits: int, width: int) -> Tensor:
-    """Codes (rows, width) int16 from packed bytes (rows, ⌈width · bits / 8⌉), on their device. Nothing is checked."""
+    """Unpack codes (rows, width) int16 from bytes (rows, ⌈width · bits / 8⌉), on their device. Nothing is checked."""
     if bits == 8:
         return packed.to(torch.int16)
     if 8 % bits == 0:

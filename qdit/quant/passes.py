@@ -20,10 +20,10 @@ BLOCK_WIDTHS = 40
 
 
 def rows_per_pass(config: NetworkConfig, x: Tensor, *, most: int = MOST_ROWS) -> int:
-    """Number of samples in one pass for noisy samples x (N, C, …): 120 of DiT-XL/2 at 256×256, 12 at 512×512.
+    """Return how many of the noisy samples x (N, C, …) one forward pass takes, so that its memory has a limit.
 
-    The count assumes that attention stores all its probabilities: heads · tokens² for each sample. `most` limits the
-    number for small networks.
+    For DiT-XL/2 these are 120 at 256×256 and 12 at 512×512. The count assumes that attention stores all its
+    probabilities: heads · tokens² for each sample. `most` limits the number for small networks.
     """
     config = require_patches(config)
     tokens = max(1, x[0, 0].numel() // config.patch_size**2)
@@ -32,14 +32,14 @@ def rows_per_pass(config: NetworkConfig, x: Tensor, *, most: int = MOST_ROWS) ->
 
 
 def rows_of_pass(model: Network, batch: Batch) -> int:
-    """Number of samples in one pass for a batch; `MOST_ROWS` for keyword arguments (unknown number of tokens)."""
+    """Return how many samples of a batch one forward pass takes; `MOST_ROWS` for keyword arguments (unknown tokens)."""
     if isinstance(batch, Keywords) or isinstance(model, DiffusersNetwork):
         return MOST_ROWS
     return rows_per_pass(model.config, batch[0])
 
 
 def rows_with_gradients(config: NetworkConfig, x: Tensor) -> int:
-    """Number of samples in one forward and backward pass of the whole network, as in `rows_per_pass`."""
+    """Return how many samples one forward and backward pass of the whole network takes (see `rows_per_pass`)."""
     config = require_patches(config)
     tokens = max(1, x[0, 0].numel() // config.patch_size**2)
     each = config.depth * (BLOCK_WIDTHS * config.hidden_size + 4 * config.num_heads * tokens) * tokens
@@ -47,7 +47,7 @@ def rows_with_gradients(config: NetworkConfig, x: Tensor) -> int:
 
 
 def require_patches(config: NetworkConfig) -> DiTConfig | STDiT3Config:
-    """The configuration of a DiT or STDiT3. Unsupported for a diffusers network, because it has no patch size."""
+    """Return the configuration of a DiT or STDiT3; raise Unsupported for a diffusers network (no patch size)."""
     if isinstance(config, DiffusersConfig):
         raise Unsupported("passes: the tokens of a transformer of diffusers are not known from its configuration")
     return config

@@ -1,6 +1,6 @@
-"""Quantizers that golden arrays check: the key of an array maps to the function that computes the array.
+"""Functions that compute golden arrays: a pattern of an array's name maps to the function that reproduces the array.
 
-The golden arrays (tests/golden) are outputs of the original programs for random inputs. A key is `file/name` with
+The golden arrays (tests/golden) are outputs of the original programs for random inputs. A name is `file/name` with
 fields in braces, for example `qdit_fakequant/w_b{bits}_g{group}_sym{sym}_{range}`. The function gets the input arrays
 of the file and the fields. W is a weight, X activations, S softmax outputs, G GELU outputs, and H a GPTQ Hessian. The
 function returns the arrays to compare, by name. Every function here has the released form of its method, with its
@@ -33,7 +33,7 @@ RUNNING_BATCH = 2
 
 
 def reproduce(file: str, key: str, arrays: Arrays) -> dict[str, np.ndarray]:
-    """Compute the array `key` of the golden file `file` (a name without .npz), and the arrays that come with it.
+    """Compute the array `key` of the golden file `file` (a name without .npz), and the other outputs of its function.
 
     Their inputs are the arrays of the file. Raises ConfigError if no function computes such an array.
     """
@@ -44,7 +44,7 @@ def reproduce(file: str, key: str, arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
-    """Regular expression of a key pattern: `{range}` matches a word, every other field matches an integer."""
+    """Return the regular expression of a name pattern: `{range}` matches a word, every other field an integer."""
     parts = re.split(r"\{(\w+)\}", pattern)
     fields = [f"(?P<{name}>{'[a-z]+' if name == 'range' else '-?[0-9]+'})" for name in parts[1::2]]
     return re.compile("".join(re.escape(text) + field for text, field in zip(parts[::2], [*fields, ""], strict=True)))
@@ -99,7 +99,7 @@ def _qdit(
 def qdit_weight(
     arrays: Arrays, *, bits: int | str, group: int | str, sym: int | str, range: str
 ) -> dict[str, np.ndarray]:
-    """Min-max (range `max`), or the range with the smallest error (range `mse`)."""
+    """Quantize W as Q-DiT's program does: min-max (range `max`), or the range with the smallest error (range `mse`)."""
     key = f"w_b{bits}_g{group}_sym{sym}_{range}"
     if range not in ("max", "mse"):
         raise ConfigError(f"{key}: range {range!r}; allowed are max and mse")
@@ -107,18 +107,18 @@ def qdit_weight(
 
 
 def qdit_activation(arrays: Arrays, *, bits: int | str, group: int | str, sym: int | str) -> dict[str, np.ndarray]:
-    """Min-max for each token and group."""
+    """Quantize X as Q-DiT's program does: min-max for each token and group."""
     key = f"a_b{bits}_g{group}_sym{sym}"
     return _qdit(arrays, "X", key, bits=int(bits), group=int(group), sym=int(sym), search=False)
 
 
 def qdit_positive(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Min-max on positive values. They all become one value, as in the release."""
+    """Quantize positive values as Q-DiT's program does, by min-max. They all become one value there."""
     return _qdit(arrays, "pos_only_in", "pos_only_out", bits=POSITIVE_BITS, group=POSITIVE_GROUP, sym=0, search=False)
 
 
 def gptq_hessian(arrays: Arrays) -> dict[str, np.ndarray]:
-    """H of X (samples, tokens, width), one sample at a time. An X without the axis of tokens is one sample."""
+    """Compute GPTQ's H of X (samples, tokens, width), adding one sample at a time. X without tokens is one sample."""
     x = _input(arrays, "X")
     accumulator = HessianAccumulator(x.shape[-1])
     for sample in x.reshape(-1, *x.shape[-2:]):
@@ -129,7 +129,7 @@ def gptq_hessian(arrays: Arrays) -> dict[str, np.ndarray]:
 def gptq_weight(
     arrays: Arrays, *, program: str, bits: int | str, group: int | str, act: int | str = 0, static: int | str = 0
 ) -> dict[str, np.ndarray]:
-    """GPTQ with float32 scales. The Hessian is that of the file, or is computed from X."""
+    """Quantize W by GPTQ with float32 scales. The Hessian is that of the file, or is computed from X."""
     order = f"_act{act}_static{static}" if program == "ist" else ""
     hessian = _input(arrays if "H" in arrays else gptq_hessian(arrays), "H")
     solution = solve(
@@ -144,7 +144,7 @@ def gptq_weight(
 
 
 def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.ndarray]:
-    """Threshold search. The range of an activation is averaged once, with itself."""
+    """Quantize by PTQ4DM's threshold search. The range of an activation is averaged once, with itself."""
     if operand == "w":
         return _affine(arrays, "W", f"w_b{bits}", bits=int(bits), rule=ranges.threshold_search, sharing="channel")
 
@@ -156,13 +156,13 @@ def ptq4dm(arrays: Arrays, *, operand: str, bits: int | str) -> dict[str, np.nda
 
 
 def percentile(arrays: Arrays, *, name: str, prefix: str, sharing: str, bits: int | str) -> dict[str, np.ndarray]:
-    """Percentile search."""
+    """Quantize by the percentile search of RepQ-ViT and PTQ4DiT (S2)."""
     key = f"{prefix}_b{bits}"
     return _affine(arrays, name, key, bits=int(bits), rule=ranges.percentile_search, sharing=sharing)
 
 
 def repq_log(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """The log √2 quantizer of RepQ-ViT."""
+    """Quantize S by the log √2 quantizer of RepQ-ViT."""
     x = _input(arrays, "S")
     scale = nonlinear.log_sqrt2_search(x, int(bits))
     values = nonlinear.log_sqrt2(x, scale, int(bits))
@@ -170,7 +170,7 @@ def repq_log(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
 
 
 def adaround(arrays: Arrays) -> dict[str, np.ndarray]:
-    """AdaRound before its first iteration. Ranges come from a percentile search for each output channel."""
+    """Round W as AdaRound does before its first iteration. Ranges come from a percentile search per output channel."""
     weight = _input(arrays, "W")
     scale, zero_point = ranges.percentile_search(_rows(weight, "channel"), ADAROUND_BITS)
     shape = (-1, *[1] * (weight.ndim - 1))
@@ -183,12 +183,12 @@ def adaround(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def qdiffusion_weight(arrays: Arrays, *, bits: int | str, range: str) -> dict[str, np.ndarray]:
-    """Shrink search (`mse`) or min-max (`max`) per output channel."""
+    """Quantize W as Q-Diffusion does, per output channel: shrink search (`mse`) or min-max (`max`)."""
     return _affine(arrays, "W", f"w_b{bits}_{range}", bits=int(bits), rule=_qdiffusion_rule(range), sharing="channel")
 
 
 def qdiffusion_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str, np.ndarray]:
-    """Shrink search (`mse`), min-max (`max`) or symmetric min-max (`symmax`) per tensor."""
+    """Quantize X as Q-Diffusion does, per tensor: shrink search (`mse`), min-max (`max`, `symmax` if symmetric)."""
     key = f"a_b{bits}_{range}"
     if range == "symmax":
         x = _input(arrays, "X")
@@ -208,12 +208,12 @@ def _qdiffusion_rule(name: str) -> ranges.Ranges:
 
 
 def tfmq_weight(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """Shrink search per output channel."""
+    """Quantize W as TFMQ-DM does: shrink search per output channel."""
     return _affine(arrays, "W", f"w_b{bits}", bits=int(bits), rule=ranges.shrink_search, sharing="channel")
 
 
 def tfmq_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str, np.ndarray]:
-    """Shrink search (`mse`) or min-max extended to zero (`minmax`) per tensor."""
+    """Quantize X as TFMQ-DM does, per tensor: shrink search (`mse`) or min-max extended to zero (`minmax`)."""
 
     def minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         return ranges.running_parameters(*ranges.extremes(rows), bits)
@@ -225,7 +225,7 @@ def tfmq_activation(arrays: Arrays, *, bits: int | str, range: str) -> dict[str,
 
 
 def tfmq_running(arrays: Arrays) -> dict[str, np.ndarray]:
-    """Moving average (factor 0.95) of the ranges of batches of X, extended to zero."""
+    """Compute TFMQ-DM's moving average (factor 0.95) of the ranges of batches of X, extended to zero."""
     first, *rest = _input(arrays, "X").split(RUNNING_BATCH)
     edges = torch.stack(first.aminmax()).double()
     for batch in rest:
@@ -235,13 +235,13 @@ def tfmq_running(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def twin_softmax(arrays: Arrays, *, bits: int | str, k: int | str) -> dict[str, np.ndarray]:
-    """Two-region quantizer of TQ-DiT with the split at 2^−k, in the released form (`sum`)."""
+    """Quantize S by TQ-DiT's two-region quantizer with the split at 2^−k, in the released form (`sum`)."""
     values = nonlinear.twin_softmax(_input(arrays, "S"), 2.0 ** -int(k), int(bits), mode="sum")
     return _named(**{f"sos_b{bits}_k{k}": values})
 
 
 def twin_gelu(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
-    """Two-region quantizer of TQ-DiT for GELU outputs. The positive step is the start value of its search."""
+    """Quantize G by TQ-DiT's two-region quantizer. The positive step is the start value of its search."""
     x = _input(arrays, "G")
     scale = nonlinear.signed_scale(x, int(bits)).reshape(1, 1)
     negative = nonlinear.twin_gelu_negative_scale(int(bits))
@@ -253,7 +253,7 @@ def twin_gelu(arrays: Arrays, *, bits: int | str) -> dict[str, np.ndarray]:
 
 
 def ptq4dit_balance(arrays: Arrays) -> dict[str, np.ndarray]:
-    """CSB with SSC: the factor of fc1, and the weight that the factor is folded into.
+    """Compute PTQ4DiT's CSB with SSC: the factor of fc1's input, and the weight that the factor is folded into.
 
     Each sample of X is one timestep.
     """

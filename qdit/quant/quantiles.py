@@ -14,7 +14,7 @@ ENDS = 1 / 8
 
 
 def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
-    """Linearly interpolated quantiles of each row: (R, n) → (R, len(fractions)).
+    """Compute linearly interpolated quantiles of each row: (R, n) → (R, len(fractions)).
 
     As in torch.quantile, the fractions are first rounded to float32. Positions in the sorted row are then float64.
     """
@@ -27,9 +27,9 @@ def quantiles(rows: Tensor, fractions: Sequence[float]) -> Tensor:
 
 
 def at_ends(rows: Tensor, positions: Sequence[int]) -> Tensor:
-    """Values (R, len(positions)) at positions of the sorted rows (R, n).
+    """Return the values (R, len(positions)) at some positions of the sorted rows (R, n).
 
-    Sorting a whole long row takes seven times its memory. If all positions are close to the ends, only these are
+    Sorting a whole long row takes seven times its memory. If all positions are close to the two ends, only the ends are
     sorted.
     """
     width = rows.shape[1]

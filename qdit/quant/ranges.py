@@ -1,9 +1,9 @@
-"""Range rules: functions that compute (scale, zero_point) from values. There is one function per published rule.
+"""Range rules: functions that compute scale and zero point from values. There is one function per published rule.
 
 A function takes rows (R, n) in float32. All values of a row share one pair. It returns (scale, zero_point), both (R,
-1). Codes are 0 … 2^bits − 1, and x̂ = (code − zero_point) · scale. docs/methods.md lists the rules (S1 to S5).
-Rounding is half to even. A row may have any number of elements. A zero point is clamped to the codes only where the
-original program clamps it.
+1). Codes are 0 … 2^bits − 1, and x̂ = (code − zero_point) · scale. docs/methods.md lists the rules (S1 to S5). Rounding
+is half to even. A row may have any number of elements. A zero point is clamped to the codes only where the original
+program clamps it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,13 +27,13 @@ SMALLEST_SCALE = 1e-8
 
 
 def extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value of each row, (R, 1) each."""
+    """Return the smallest and the largest value of each row, (R, 1) each."""
     low, high = rows.aminmax(dim=-1, keepdim=True)
     return low, high
 
 
 def minmax(rows: Tensor, bits: int, *, symmetric: bool = False, include_zero: bool = True) -> tuple[Tensor, Tensor]:
-    """Min-max, the quantizer of Q-DiT. With `symmetric` the zero point is 0 and codes are signed."""
+    """Compute scale and zero point from each row's min and max (Q-DiT). `symmetric`: zero point 0, signed codes."""
     low, high = extremes(rows)
     if symmetric:
         return minmax_symmetric(low, high, bits)
@@ -41,22 +41,25 @@ def minmax(rows: Tensor, bits: int, *, symmetric: bool = False, include_zero: bo
 
 
 def zero_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Min-max of GPTQ: the range is extended to zero. A row of zeros gets the range [−1, 1]."""
+    """Compute scale and zero point as GPTQ does: min-max, extended to zero. A row of zeros gets the range [−1, 1]."""
     low, high = extremes(rows)
     return _with_zero(low, high, bits)
 
 
 def raw_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Min-max of Q-Diffusion, in float64. The step comes from the raw range, the zero point from min(low, 0)."""
+    """Compute scale and zero point as Q-Diffusion does, in float64.
+
+    The scale comes from the range [low, high] as it is, the zero point from min(low, 0).
+    """
     low, high = (edge.double() for edge in extremes(rows))
     scale = ((high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE)
     return scale.float(), (-low.clamp(max=0) / scale).round().float()
 
 
 def running_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) of a moving average of ranges.
+    """Compute scale and zero point of TFMQ-DM from a moving average of ranges.
 
-    The range is extended to zero; the zero point is not clamped (TFMQ-DM).
+    The range is extended to zero. The zero point is not clamped to the codes.
     """
     low, high = low.double().clamp(max=0), high.double().clamp(min=0)
     scale = ((high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE).float()
@@ -64,7 +67,7 @@ def running_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Te
 
 
 def percentile_search(rows: Tensor, bits: int, *, percentiles: Sequence[float] = PERCENTILES) -> tuple[Tensor, Tensor]:
-    """S2 (RepQ-ViT, PTQ4DiT): of the ranges between quantiles 1 − p and p, the one with the smallest squared error."""
+    """Rule S2 (RepQ-ViT, PTQ4DiT): take the range between quantiles 1 − p and p with the smallest squared error."""
     high = quantiles(rows, percentiles)
     low = quantiles(rows, [1 - p for p in percentiles])
     return _unclamped_search(rows, low, high, bits, power=2.0)
@@ -73,7 +76,10 @@ def percentile_search(rows: Tensor, bits: int, *, percentiles: Sequence[float] =
 def shrink_search(
     rows: Tensor, bits: int, *, steps: int = 80, step: float = 0.01, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """Shrink search (Q-Diffusion, TFMQ-DM): the best of the ranges (1 − step·i)(low, high), i < steps."""
+    """Shrink search (Q-Diffusion, TFMQ-DM): take the range (1 − step·i)(low, high), i < steps, with the smallest error.
+
+    The error is Σ |x − x̂|^power.
+    """
     low, high = extremes(rows)
     shrink = _shrink(rows, steps, step)
     return _unclamped_search(rows, low * shrink, high * shrink, bits, power=power)
@@ -89,7 +95,7 @@ def minmax_search(
     step: float = 0.001,
     power: float = 2.4,
 ) -> tuple[Tensor, Tensor]:
-    """Shrink search with the quantizer `minmax` (range `mse` of Q-DiT's program for weights)."""
+    """Do a shrink search in which `minmax` computes each candidate (range `mse` of Q-DiT's program for weights)."""
     low, high = extremes(rows)
     shrink = _shrink(rows, steps, step)
     low, high = low * shrink, high * shrink
@@ -104,7 +110,7 @@ def minmax_search(
 
 
 def side_of(x: Tensor) -> Side:
-    """Sign of the values: positive, negative or both. PTQ4DM decides it once, on the first tensor."""
+    """Return the sign of all values: positive, negative or both. PTQ4DM decides it once, on the first tensor."""
     low, high = x.aminmax()
     return "positive" if low >= 0 else "negative" if high <= 0 else "both"
 
@@ -112,10 +118,10 @@ def side_of(x: Tensor) -> Side:
 def threshold_range(
     rows: Tensor, bits: int, *, side: Side | None = None, steps: int = 100, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """S4 (PTQ4DM, QDrop): the range ±t with the smallest error, t = T · i / steps and T = max |x|.
+    """Rule S4 (PTQ4DM, QDrop): find the range [−t, t] with the smallest error, t = T · i / steps and T = max |x|.
 
     If all values have one sign, the range is [0, t] or [−t, 0]. With `side` None all rows together decide the sign. For
-    static activations `ema` averages these ranges over batches.
+    static activations, `ema` averages these ranges over batches.
     """
     low, high = extremes(rows)
     low, high = low.clamp(max=0), high.clamp(min=0)
@@ -131,10 +137,10 @@ def threshold_range(
 def threshold_range_2d(
     rows: Tensor, bits: int, *, side: Side | None = None, steps: int = 100, power: float = 2.4
 ) -> tuple[Tensor, Tensor]:
-    """Threshold search over widths and zero points: each width R · i / steps, R = high − low, with each zero point.
+    """Find the range by width and zero point: each width R · i / steps, R = high − low, with each zero point.
 
-    If all values have one sign, it is the search in one dimension. There are 100 · 2^b candidates for b bits. At 8 bits
-    a long row takes minutes.
+    If all values have one sign, this is the one-dimensional search of `threshold_range`. There are 100 · 2^b candidates
+    for b bits. At 8 bits a long row takes minutes.
     """
     side = side or side_of(rows)
     if side != "both":
@@ -153,9 +159,9 @@ def threshold_range_2d(
 
 
 def threshold_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """(scale, zero_point) of a range, extended to contain zero (QDrop).
+    """Compute scale and zero point of a range that is first extended to contain zero (QDrop).
 
-    The scale is at least 1e-8, the zero point clamped.
+    The scale is at least 1e-8, and the zero point is clamped to the codes.
     """
     low, high = low.clamp(max=0), high.clamp(min=0)
     levels = 2**bits - 1
@@ -166,13 +172,16 @@ def threshold_parameters(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, 
 def threshold_search(
     rows: Tensor, bits: int, *, side: Side | None = None, two_dimensional: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Threshold search: (scale, zero_point) of the range with the smallest error."""
+    """Compute scale and zero point of the range that the threshold search (S4) finds for each row."""
     find = threshold_range_2d if two_dimensional else threshold_range
     return threshold_parameters(*find(rows, bits, side=side), bits)
 
 
 def ema(running: Tensor, new: Tensor, momentum: float) -> Tensor:
-    """Moving average momentum · running + (1 − momentum) · new. TFMQ-DM and PTQ4DiT use 0.95, Q-DiT and PTQ4DM 0.9."""
+    """Return the moving average momentum · running + (1 − momentum) · new.
+
+    TFMQ-DM and PTQ4DiT use momentum 0.95, Q-DiT and PTQ4DM 0.9.
+    """
     return running * momentum + new * (1 - momentum)
 
 

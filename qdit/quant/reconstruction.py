@@ -44,7 +44,7 @@ class Unit:
     block: int | None = None
 
     def follows(self, other: "Unit") -> bool:
-        """Whether this unit takes the output of the other unit as its input, with the same further arguments."""
+        """Whether the input of this unit is the output of `other`, and all further arguments of both are the same."""
         return self.block is not None and other.block is not None and self.block == other.block + 1
 
     @property
@@ -53,9 +53,10 @@ class Unit:
         return any(site.kind == "conv" and site.name == self.name for site in self.sites)
 
     def arranged(self, output: Tensor) -> Tensor:
-        """Output of the submodule as the loss takes it. Of a convolution: (N, channels, positions).
+        """Return the output of the submodule in the shape that the loss takes.
 
-        The loss is summed over the second dimension. In all programs these are the channels of a convolution.
+        For a convolution this is (N, channels, positions). The loss is summed over the second dimension, in all
+        programs the channels of a convolution.
         """
         return output.flatten(2) if self.is_convolution else output
 
@@ -72,9 +73,10 @@ def reconstruct(
 ) -> dict[str, Any]:
     """Reconstruct units in order, in place. Return the learning curves as a plain log.
 
-    `reference` is the full-precision model whose weights are rounded, after any folding. `batches` gives the forward
-    arguments of the calibration data; every call gives the same ones. They run through the model only up to the first
-    unit. After that the outputs of a block are the inputs of the next.
+    `reference` is the full-precision model whose weights are rounded, after any folding. Each call of `batches` gives
+    the same forward arguments of the calibration data. They run through the model only up to the first unit. After that
+    the outputs of a block are the inputs of the next. `learn` says whether roundings of weights, scales of activations,
+    or both are learned.
     """
     model.requires_grad_(False)
     if isinstance(model, DiffusersNetwork) and isinstance(reference, DiffusersNetwork):
@@ -105,7 +107,7 @@ def reconstruct(
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs of a unit for some rows of its inputs, in the arithmetic of the present model."""
+    """Computes the outputs of a unit for some of its stored inputs, with the model's current weights and quantizers."""
 
     model: Network
     unit: Unit
@@ -118,7 +120,7 @@ class Outputs:
         return self.unit.arranged(submodule(*(argument[rows] for argument in self.inputs)))
 
     def in_training(self) -> Trainable:
-        """The unit with its gradients: those of `block_pass` if it takes the unit, else those of torch."""
+        """Return an object that computes the unit's gradients: by `block_pass` if possible, else by autograd."""
         return block_pass(self.model.get_submodule(self.unit.name), self.inputs) or Autograd(self)
 
 
@@ -151,7 +153,7 @@ def _at(outputs: Callable[[Tensor], Tensor], rows: Rows) -> Tensor:
 
 @torch.no_grad()
 def advance(store: RowStore, outputs: Callable[[Rows], Tensor], size: int) -> None:
-    """Replace all rows of a store by the outputs for them, `size` rows at once."""
+    """Replace all rows of a store by the unit's outputs for them, `size` rows in one pass."""
     for start, rows in passes(len(store), size, store.device):
         store.write(start, outputs(rows))
 
@@ -160,7 +162,10 @@ def advance(store: RowStore, outputs: Callable[[Rows], Tensor], size: int) -> No
 def hard_loss(
     outputs: Callable[[Rows], Tensor], targets: RowStore, power: float, *, size: int, kept: RowStore | None = None
 ) -> float:
-    """Loss on all data without the regularizer, in passes of `size` rows. `kept` receives the outputs of each pass."""
+    """Compute the loss on all data, without the regularizer, in passes of `size` rows.
+
+    `kept` receives the outputs of each pass.
+    """
     losses = []
     for start, rows in passes(len(targets), size, targets.device):
         computed = outputs(rows)
@@ -211,10 +216,10 @@ def reconstruct_outputs(
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Learn the rounding of some sites together, in place. `outputs(network, rows)` is (rows, features).
+    """Learn the rounding of some sites together, in place. `outputs(network, rows)` computes what they should preserve.
 
-    It serves sites that form no submodule (TFMQ-DM's temporal information block). Return the learning curve as a plain
-    log.
+    It returns (rows, features). This function is for sites that form no submodule (TFMQ-DM's temporal information
+    block). The result is the learning curve as a plain log.
     """
     model.requires_grad_(False)
     with torch.no_grad():
@@ -235,7 +240,7 @@ def _log(config: Reconstruction, curves: Iterable[Curve]) -> dict[str, Any]:
 
 
 def block_units(sites: Iterable[Site]) -> list[Unit]:
-    """One unit per block, in the order of the blocks. Its submodule is the one that contains the block's sites."""
+    """Make one unit per block, in the order of the blocks. Its submodule is the one that contains the block's sites."""
     sites_of_block: dict[int, list[Site]] = {}
     for site in sites:
         if site.block is not None:

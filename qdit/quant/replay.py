@@ -26,7 +26,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class ReplayWalk:
-    """Inputs of one block of a network on some batches. It goes through the blocks from the first to the last.
+    """Gives the inputs of one block of a network after the other, from the first block to the last, for some batches.
 
     For each batch it stores the outputs of a block until no later block uses them. Usually these are the outputs of one
     block; with skip connections they are those of several.
@@ -49,7 +49,7 @@ class ReplayWalk:
                 pass
 
     def go(self, block: int) -> None:
-        """Run the blocks up to the input of `block`. Blocks that are quantized already run quantized."""
+        """Run the blocks up to the input of block number `block`. Blocks that are already quantized run quantized."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:
@@ -61,7 +61,7 @@ class ReplayWalk:
                     self.kept[earlier] = [mapped(outputs, outline) for outputs in self.kept[earlier]]
 
     def outputs(self) -> Iterator[list[Any]]:
-        """Outputs of the current block, batch by batch: one for each of its calls in a forward pass."""
+        """Return the outputs of the current block: for each batch, one output for each call in a forward pass."""
         for number in range(len(self.batches)):
             outputs: list[Any] = []
 
@@ -74,7 +74,7 @@ class ReplayWalk:
             yield outputs
 
     def inputs(self) -> Iterator[Call]:
-        """Arguments of the current block, batch by batch. A block that is called several times is not supported."""
+        """Return the current block's arguments for each batch; Unsupported for a block that is called several times."""
         if self.calls[self.block] != 1:
             raise Unsupported(
                 f"{self.model.block_paths[self.block]}: a forward pass calls this block {self.calls[self.block]} times;"
@@ -137,7 +137,7 @@ class ReplayWalk:
 
 @contextmanager
 def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
-    """Context manager: removes the hooks at the end."""
+    """Context manager: removes these hooks of modules at its end."""
     try:
         yield
     finally:
@@ -147,7 +147,7 @@ def hooked(handles: Sequence[RemovableHandle]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Outline:
-    """Shape, type and device of a tensor whose values are not needed any more, and one value for all its elements."""
+    """Shape, type and device of a tensor whose values are not needed any more; one value stands for all elements."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -155,22 +155,22 @@ class Outline:
     value: float = 0.0
 
     def tensor(self) -> Tensor:
-        """A tensor of this outline."""
+        """Make a tensor with this shape, type and device."""
         return torch.full(self.shape, self.value, dtype=self.dtype, device=self.device)
 
 
 def outline(value: Any) -> Any:
-    """The outline of a tensor. A value that is not a tensor is returned unchanged."""
+    """Replace a tensor by its `Outline`. A value that is not a tensor is returned unchanged."""
     return Outline(value.shape, value.dtype, value.device) if isinstance(value, Tensor) else value
 
 
 def unusable(value: Any) -> Any:
-    """The outline with NaN in every element, if its type has NaN."""
+    """Replace a tensor by an `Outline` with NaN in every element, if its type has NaN."""
     return replace(value, value=torch.nan) if isinstance(value, Outline) and value.dtype.is_floating_point else value
 
 
 def restored(value: Any) -> Any:
-    """A copy of a stored tensor, or a new tensor of an outline. Other values are returned unchanged."""
+    """Copy a stored tensor, or make a new tensor from an `Outline`. Other values are returned unchanged."""
     if isinstance(value, Outline):
         return value.tensor()
     return value.clone() if isinstance(value, Tensor) else value
@@ -196,7 +196,7 @@ def replaying(blocks: Sequence[nn.Module], outputs: Sequence[Sequence[Any]]) -> 
 
 
 class Replay:
-    """Replaces a block's forward: each call returns the next stored output."""
+    """Stands in for a block's forward: each call returns the next stored output."""
 
     def __init__(self, outputs: Sequence[Any]) -> None:
         self.outputs = iter(outputs)
@@ -206,7 +206,7 @@ class Replay:
 
 
 def number_of(sites: Sequence[Site]) -> int:
-    """Number of the block that all these sites are in; ConfigError for sites of several blocks."""
+    """Return the number of the block that contains all these sites; ConfigError for sites of several blocks."""
     blocks = {site.block for site in sites}
     if len(blocks) != 1 or (block := blocks.pop()) is None:
         raise ConfigError(f"walk: {len(sites)} sites are not of one block; give those of one")

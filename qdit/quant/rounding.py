@@ -16,30 +16,30 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 def initial_alpha(weight: Tensor, scale: Tensor) -> Tensor:
-    """Start value α₀ with h(α₀) = fractional part of weight / scale. So the soft weight begins at the weight itself."""
+    """Compute the start value α₀ with h(α₀) = fractional part of weight / scale. So training begins at the weight."""
     ratio = weight / scale
     fraction = ratio - ratio.floor()
     return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)
 
 
 def rectified_sigmoid(alpha: Tensor) -> Tensor:
-    """h(α) = clamp(1.2 σ(α) − 0.1, 0, 1)."""
+    """Compute h(α) = clamp(1.2 σ(α) − 0.1, 0, 1), the fraction by which a weight is rounded up."""
     return (alpha.sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
 
 def round_weight(weight: Tensor, alpha: Tensor, scale: Tensor, zero_point: Tensor, bits: int, *, hard: bool) -> Tensor:
-    """Ŵ from ⌊W/s⌋ + h(α), differentiable in α. `hard` rounds up if α ≥ 0, so codes are floor or ceiling."""
+    """Compute Ŵ from ⌊W/s⌋ + h(α), differentiable in α. With `hard`, h is 1 if α ≥ 0 and otherwise 0."""
     up = (alpha >= 0).to(weight.dtype) if hard else rectified_sigmoid(alpha)
     codes = ((weight / scale).floor() + up + zero_point).clamp(0, 2**bits - 1)
     return (codes - zero_point) * scale
 
 
 class SoftRounding:
-    """Rounding of one weight in training: the scale and zero point of a quantized weight, and an α per element.
+    """The learned rounding of one weight: an α for each element, and the scale and zero point of the quantized weight.
 
     The soft weight of `round_weight` is base + h(α) · span. `base` is the value of the floor code. `span` is the scale,
-    or 0 if the floor code is already clamped. `weight` holds the soft weight as a leaf tensor. `gradient` turns its
-    gradient into the gradient of α.
+    or 0 if the floor code is already clamped. `weight` holds the soft weight as a leaf tensor of autograd. `gradient`
+    turns the gradient of `weight` into the gradient of α.
     """
 
     def __init__(self, weight: Tensor, stored: QuantizedWeight) -> None:
@@ -56,14 +56,14 @@ class SoftRounding:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Update the soft weight to the current α, in place."""
+        """Recompute the soft weight from the current α, in place."""
         self.sigmoid = self.alpha.detach().sigmoid()
         self.stretched = self.sigmoid.mul(ZETA - GAMMA).add_(GAMMA)
         torch.addcmul(self.base, self.stretched.clamp(0, 1), self.span, out=self.weight.detach())
 
     @torch.no_grad()
     def gradient(self, of_weight: Tensor, beta: float | None = None, strength: float = 0.0) -> Tensor:
-        """Gradient of α, from the gradient of the soft weight. With `beta` the gradient of the regularizer is added.
+        """Compute the gradient of α from the gradient of the soft weight. With `beta`, add that of the regularizer.
 
         The regularizer is strength · `rounding_regularizer`.
         """
@@ -78,25 +78,25 @@ class SoftRounding:
         return torch.ops.aten.hardtanh_backward(of_h, self.stretched, 0.0, 1.0).mul_(slope)
 
     def open(self) -> Tensor:
-        """Number of elements that have not decided, shape ().
+        """Count the elements, shape (), whose h is neither 0 nor 1: they have not decided how they are rounded.
 
-        An element with h = 0 or 1 has decided: its gradient is 0.
+        The gradient of a decided element is 0.
         """
         return ((self.stretched > 0) & (self.stretched < 1)).sum()
 
     def hard(self) -> QuantizedWeight:
-        """The quantized weight with the learned codes."""
+        """Return the quantized weight with the learned codes."""
         up = (self.alpha.detach() >= 0).float()
         codes = (self.floor + up).clamp(0, 2**self.stored.bits - 1)
         return replace(self.stored, codes=codes.to(torch.int16))
 
 
 class RoundingSteps:
-    """Adam for the roundings of a unit of reconstruction.
+    """Adam for all learned roundings of a unit of reconstruction.
 
     The compiled library computes it if possible, otherwise torch. Both compute the same method. The compiled steps
-    leave out elements that have decided. The gradient of such an element stays 0, and its last step moved α outwards.
-    So neither h nor the code can change.
+    leave out decided elements (h = 0 or 1). The gradient of such an element stays 0, and its last step moved α
+    outwards. So neither h nor the code can change.
     """
 
     def __init__(self, roundings: Sequence[SoftRounding]) -> None:
@@ -110,7 +110,7 @@ class RoundingSteps:
         self.steps = 0
 
     def step(self, rate: float, beta: float | None, strength: float) -> None:
-        """Take one step with the stored gradients of the soft weights, drop them, and update the soft weights."""
+        """Take one Adam step with the stored gradients of the soft weights, delete them, and renew the soft weights."""
         self.steps += 1
         for number, rounding in enumerate(self.roundings):
             of_weight, rounding.weight.grad = rounding.weight.grad, None
@@ -134,16 +134,16 @@ class RoundingSteps:
                 rounding.renew()
 
     def open(self) -> int:
-        """Number of elements that have not decided."""
+        """Count the elements that have not decided (h is neither 0 nor 1)."""
         return sum(self.counts) if self.backend is not None else sum(int(r.open()) for r in self.roundings)
 
     def settle(self) -> None:
-        """Update the α of all roundings."""
+        """Copy the learned α from the memory of the compiled steps into the roundings; nothing to do for torch."""
         if self.backend is not None:
             for state in self.states:
                 state.settle(self.backend)
 
 
 def rounding_regularizer(alpha: Tensor, beta: float) -> Tensor:
-    """Regularizer Σ (1 − |2h − 1|^β), shape (). It is 0 if every weight has decided."""
+    """Compute AdaRound's regularizer Σ (1 − |2h − 1|^β), shape (). It is 0 if h is 0 or 1 for every weight."""
     return (1 - (2 * rectified_sigmoid(alpha) - 1).abs().pow(beta)).sum()

@@ -1,30 +1,30 @@
-"""Salience of PTQ4DiT: per-channel factors that balance it (CSB), and its weights over timesteps (SSC)."""
+"""Salience of PTQ4DiT: factors that balance it for each channel (CSB), and its weighted mean over timesteps (SSC)."""
 
 import torch
 from torch import Tensor
 
 
 def activation_salience(inputs: Tensor) -> Tensor:
-    """Largest |x| of each channel: (samples, …, width) → (samples, width). Between them are tokens or cells."""
+    """Return the largest |x| per sample and channel over tokens or cells: (samples, …, width) → (samples, width)."""
     return inputs.abs().flatten(1, -2).amax(dim=1)
 
 
 def weight_salience(weight: Tensor) -> Tensor:
-    """Largest |w| of each input channel: (out, in) → (in,)."""
+    """Return the largest |w| of each input channel: (out, in) → (in,)."""
     return weight.abs().amax(dim=0)
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Ranks 1 … n of a vector in float64; equal values share their mean rank."""
+    """Return the ranks 1 … n of a vector's values, in float64; equal values share their mean rank."""
     below = (values[:, None] > values).sum(dim=1)
     equal = (values[:, None] == values).sum(dim=1)
     return below + (equal + 1).double() / 2
 
 
 def rank_correlations(rows: Tensor, vector: Tensor) -> Tensor:
-    """Spearman's ρ between each row of (n, width) and (width,): (n,). Equal values get their mean rank.
+    """Compute Spearman's ρ of each row of (n, width) and a vector (width,): (n,). Equal values get their mean rank.
 
-    If all values of a row are equal, its ρ is 0. The original program gets NaN for every row then.
+    If all values of a row are equal, ρ of this row is 0. The original program then gets NaN for every row.
     """
     ranks = torch.stack([average_ranks(row) for row in rows])
     ranks = ranks - ranks.mean(dim=1, keepdim=True)
@@ -35,16 +35,17 @@ def rank_correlations(rows: Tensor, vector: Tensor) -> Tensor:
 
 
 def temporal_salience(salience: Tensor, of_weight: Tensor) -> Tensor:
-    """SSC: Σ_t η_t s(X_t) with η = softmax(−ρ), (n, width) and (width,) → (width,).
+    """SSC: compute Σ_t η_t s(X_t) with η = softmax(−ρ): (timesteps, width) and (width,) → (width,).
 
-    A timestep counts more if its salient channels differ from those of the weight.
+    ρ_t is the rank correlation of s(X_t) and the salience of the weight. So a timestep counts more if its salient
+    channels differ from those of the weight.
     """
     eta = torch.softmax(-rank_correlations(salience, of_weight), dim=0)
     return (eta[:, None] * salience).sum(dim=0)
 
 
 def balance_factors(of_activation: Tensor, of_weight: Tensor, *, epsilon: float = 1e-8) -> Tensor:
-    """CSB: k = √(s(X) / (s(W) + ε)) per channel. Then x / k and W · diag(k) have the same salience √(s(X) s(W)).
+    """CSB: compute k = √(s(X) / (s(W) + ε)) per channel. Then x / k and W · diag(k) have the salience √(s(X) s(W)).
 
     A channel that is always zero gets k = 0. Nothing may be divided by it, so callers replace it by 1.
     """

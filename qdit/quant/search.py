@@ -1,8 +1,8 @@
-"""Range search: for each row, the (scale, zero_point) candidate with the smallest error.
+"""Range search: for each row, find the candidate (scale, zero_point) with the smallest error.
 
 Rows are computed in blocks that fit into the cache. So a row may have any number of elements (activations), and there
 may be any number of rows (groups of a weight). The compiled library computes float32 on a CPU in one pass; otherwise
-torch does. Both add the terms in different orders.
+torch does. The two add the terms of the error in different orders.
 """
 
 import torch
@@ -19,11 +19,11 @@ GPU_BLOCK = 2**24
 def lowest_error(
     rows: Tensor, scales: Tensor, zero_points: Tensor, bits: int, *, power: float, default: int = 0
 ) -> Tensor:
-    """Index (R, 1) of the candidate with the lowest sum of |x − x̂|^power, for each row.
+    """Return the index (R, 1) of the candidate with the lowest Σ |x − x̂|^power, for each row.
 
     `rows` is (R, n). `scales` and `zero_points` are (R, C), one column per candidate. Codes are 0 … 2^bits − 1. Of
-    equal candidates the first wins. A candidate whose error is not finite never wins. If no error is finite, the result
-    is `default`.
+    candidates with equal errors the first wins. A candidate whose error is not finite never wins. If no error is
+    finite, the result is `default`.
     """
     compiled_backend = learning_backend(rows, scales, zero_points)
     if compiled_backend is not None:
@@ -46,7 +46,7 @@ def lowest_error(
 
 
 def choose(candidates: Tensor, index: Tensor) -> Tensor:
-    """The candidates at the given indices: (R, C) and indices (R, 1) → (R, 1)."""
+    """Take one candidate of each row: (R, C) and indices (R, 1) → (R, 1)."""
     return candidates.gather(1, index)
 
 

@@ -23,7 +23,7 @@ REGISTRIES = {"activation": ACTIVATIONS, "weight": WEIGHTS, "transform": TRANSFO
 
 
 def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: StepContext) -> QuantizedSite:
-    """Module of a spec and its state; raises CheckpointError if shapes and spec disagree."""
+    """Build the quantized module of one site from its spec and tensors; CheckpointError if shapes and spec disagree."""
     activation = build_activation(spec["activation"], part_of(tensors, "activation"), context)
     if spec["kind"] == "operand" and activation is not None:
         return QuantizedOperand(activation)
@@ -37,7 +37,7 @@ def build_site(spec: Mapping[str, Any], tensors: Mapping[str, Tensor], context: 
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Tensors of a submodule, with their names in it."""
+    """Return the tensors of a submodule, without the submodule's name in front of theirs."""
     prefix = f"{part}."
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
@@ -71,7 +71,7 @@ def build_linear(
 
 
 def build_folded(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> FoldedLayerNorm:
-    """Build the modulate site of a LayerNorm with a folded factor and offset."""
+    """Build the modulated LayerNorm that has absorbed a folded factor and offset."""
     inverse, offset = tensors["inverse"].float(), tensors["offset"].float()
     if not list(inverse.shape) == list(offset.shape) == spec["shape"]:
         raise CheckpointError(f"factor has shape {list(inverse.shape)}, the configuration says {spec['shape']}")
@@ -79,7 +79,7 @@ def build_folded(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Fold
 
 
 def build_weight(spec: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> StoredWeight | Tensor:
-    """The weight of a linear or convolution, quantized or not."""
+    """Build the weight of a linear or convolution, quantized or not."""
     outputs, width = spec["shape"]
     shape = (int(outputs), int(width))
     if spec.get("weight") is not None:

@@ -1,4 +1,4 @@
-"""Text about the sites of a checkpoint, read from its `config.json`. Neither torch nor a method is imported."""
+"""Describe the sites of a checkpoint as text, from its `config.json`. Neither torch nor a method is imported."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -12,13 +12,13 @@ IN_KERNEL = {"divide", "shift", "hadamard"}
 
 
 def sites_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines about the sites. Sites with equal parts share a line, which has their number; the largest number first."""
+    """Describe the sites in lines. Sites with equal quantizers share a line with their number; largest number first."""
     counts = Counter(" | ".join(site_parts(spec)) for spec in sites.values())
     return [f"{count} site{'s' if count > 1 else ''}: {one_line(text, 400)}" for text, count in counts.most_common()]
 
 
 def site_parts(spec: Mapping[str, Any]) -> Iterator[str]:
-    """The parts of a site in the order of the computation: transform, input, weight, branch, and bytes beside codes."""
+    """Describe one site in the order of the computation: transform, input, weight, branch, and bytes beside codes."""
     if spec["kind"] == "modulate":
         yield "a factor and an offset folded into a LayerNorm"
         return
@@ -35,7 +35,7 @@ def site_parts(spec: Mapping[str, Any]) -> Iterator[str]:
 
 
 def integer_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """How integer mode computes the sites: one line for each different answer, the most frequent first."""
+    """Say how integer mode computes the sites: one line for each different answer, the most frequent first."""
     counts = Counter(integer_kernel(spec) for spec in sites.values())
     return [
         f"integer mode, {count} site{'s' if count > 1 else ''}: {one_line(text, 400)}"
@@ -44,7 +44,7 @@ def integer_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def integer_kernel(spec: Mapping[str, Any]) -> str:
-    """Name of the program that computes a site in integer mode, or the reason why none can."""
+    """Return the name of the program that computes a site in integer mode, or the reason why none can."""
     if spec["kind"] == "modulate":
         return "floating point"
     if spec["kind"] == "operand":
@@ -77,7 +77,7 @@ def _no_kernel(spec: Mapping[str, Any], activation: Mapping[str, Any]) -> str | 
 
 
 def weight_text(spec: Mapping[str, Any]) -> str:
-    """The weight of a linear or convolution."""
+    """Describe the weight of a linear or convolution."""
     if spec.get("weight"):
         return f"{kind_text(spec['weight'])}, {spec['weight_bits']} bits"
     if spec["weight_bits"] == FULL_PRECISION_BITS:
@@ -89,11 +89,11 @@ def weight_text(spec: Mapping[str, Any]) -> str:
 
 
 def kind_text(spec: Mapping[str, Any]) -> str:
-    """A kind and its settings: `dynamic (bits 8, group_size 16)`. Kinds of methods are shown in the same way."""
+    """Describe a kind and its settings, such as `dynamic (bits 8, group_size 16)`, also for kinds of methods."""
     rest = settings({name: value for name, value in spec.items() if name != "kind"})
     return f"{spec.get('kind')} ({rest})" if rest else str(spec.get("kind"))
 
 
 def settings(values: Mapping[str, Any]) -> str:
-    """Names and values, without those that are None."""
+    """Write names and values as text, without those that are None."""
     return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)

@@ -38,7 +38,7 @@ class QuantizedLinear(nn.Module):
 
     y = Ŵ Q(T x) + branch(T x) + bias. The input transform T and the low-rank branch are optional. `weight` is Ŵ, which
     belongs to T x and does not contain the branch. x can be a LayerNorm or a GELU that is not computed yet
-    (`qdit.quant.late_inputs`); with `late` the GELU after the linear comes out so.
+    (`qdit.quant.late_inputs`); with `late` the next layer computes the GELU after this linear.
     """
 
     codes: Tensor
@@ -83,7 +83,7 @@ class QuantizedLinear(nn.Module):
         self.dense: DenseLinear | None = None
 
     def spec(self) -> dict[str, Any]:
-        """Shape, bits and kinds. With the state dict this is enough to build the module again."""
+        """Shape, bits and kinds as JSON. With the state dict this is enough to build the module again."""
         is_uniform = self.stored_form is not None and self.stored_form.kind == UNIFORM
         spec = {
             "kind": "linear",
@@ -102,7 +102,7 @@ class QuantizedLinear(nn.Module):
         return spec | ({"extra_bytes": extra} if extra else {})
 
     def extra_bytes(self) -> dict[str, int]:
-        """Bytes of each part in the file. The codes, scales and zero points of a uniform weight are not among them."""
+        """Bytes in the file of `weight` (without codes; not if uniform), `transform` and `low_rank`, by these names."""
         extra = {}
         if self.stored_form is not None and self.stored_form.kind != UNIFORM:
             beside = [getattr(self, name) for name in self.stored_names if name != "codes"]
@@ -113,12 +113,12 @@ class QuantizedLinear(nn.Module):
         return {part: count for part, count in extra.items() if count}
 
     def entered(self, x: Tensor) -> Tensor:
-        """T x, the input of the activation quantizer and of the branch. Without a transform it is x itself."""
+        """Return T x, the input of the activation quantizer and of the branch. Without a transform it is x itself."""
         return x if self.transform is None else self.transform(x)
 
     @property
     def takes_late(self) -> bool:
-        """Whether the input can be one that is not computed yet."""
+        """Whether the input may be a LayerNorm or GELU that is not computed yet."""
         return self.activation is not None
 
     def forward(self, x: Tensor | LateInput) -> Tensor | LateInput:
@@ -133,9 +133,9 @@ class QuantizedLinear(nn.Module):
 class QuantizedConv(QuantizedLinear):
     """Convolution in two or three dimensions whose patches do not overlap (stride = kernel).
 
-    Its weight is kept as (out, in · kernel cells); `kernel` has one size per dimension. A pointwise one computes as a
-    linear over the channels. So its input quantizer may have a range for each cell or group of channels, and it may
-    have an input transform and a low-rank branch.
+    Its weight is kept as (out, in · kernel cells); `kernel` has one size per dimension. A pointwise convolution
+    computes as a linear over the channels. So its input quantizer may have a range for each cell or group of channels,
+    and it may have an input transform and a low-rank branch.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class QuantizedConv(QuantizedLinear):
 
 
 class QuantizedOperand(nn.Module):
-    """Operand of a matrix product in attention (q, k, softmax output or v), quantized; (N, heads, T, d).
+    """Quantized operand of a matrix product in attention (q, k, softmax output or v): (N, heads, T, d).
 
     With `narrow` no step comes between the quantizer and the product (k, softmax output and v). Then a quantizer under
     autocast on a GPU writes half precision, as that of a linear does.
@@ -179,7 +179,7 @@ class QuantizedOperand(nn.Module):
         self.activation = activation
 
     def spec(self) -> dict[str, Any]:
-        """The quantizer's kind."""
+        """The quantizer's kind, as JSON."""
         return {"kind": "operand", "weight_bits": 16, "groups": None, "activation": self.activation.spec()}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class FoldedLayerNorm(ModulatedLayerNorm):
         self.register_buffer("offset", offset)
 
     def spec(self) -> dict[str, Any]:
-        """The number of channels."""
+        """The number of channels, as JSON."""
         return {
             "kind": "modulate",
             "weight_bits": 16,
@@ -228,7 +228,7 @@ def quantize_site(
     activation: Activation | None = None,
     low_rank: LowRank | None = None,
 ) -> None:
-    """Give a site a quantized weight, an input quantizer, a low-rank branch, or several. None leaves a part unchanged.
+    """Give a site a quantized weight, an input quantizer, a low-rank branch, or several. None leaves one unchanged.
 
     A new branch takes its product out of the site's floating-point weight. If `weight` is given too, it is the
     quantized residual. ConfigError for a branch without `weight` at a site whose weight is quantized.
@@ -256,7 +256,7 @@ def quantize_site(
 
 
 def put(model: nn.Module, site: Site, **parts: Any) -> None:
-    """Put a quantized linear or convolution of these parts in the place of a site."""
+    """Put a quantized linear or convolution, built from `parts`, in the place of a site."""
     old = model.get_submodule(site.name)
     if site.kind in ("conv", "pointwise"):
         parts["kernel"] = old.kernel if isinstance(old, QuantizedConv) else cast(nn.Conv2d, old).kernel_size
@@ -304,7 +304,7 @@ def split_low_rank(model: nn.Module, site: Site, rank: int) -> LowRank:
 
 
 def activation_of(model: nn.Module, site: Site) -> Activation | None:
-    """The input quantizer of a site. None if it has none."""
+    """Return the input quantizer of a site. None if it has none."""
     module = model.get_submodule(site.name)
     return module.activation if isinstance(module, QuantizedSite) else None
 
@@ -338,12 +338,12 @@ def prepare_inference(model: M, *, late: bool = True) -> M:
 
 
 def takes_gelu(linear: nn.Module) -> bool:
-    """Whether the GELU after a linear can become a part of this linear, or already is."""
+    """Whether a linear can compute the GELU after it too, or already does."""
     return type(linear) in (QuantizedLinear, nn.Linear) or bool(getattr(linear, "gelu", False))
 
 
 def stored_weight(module: QuantizedLinear) -> StoredWeight | Tensor:
-    """The stored form of a weight: codes with their scales, or floating point."""
+    """Return the stored form of a weight: codes with their scales, or floating point."""
     if module.stored_form is None:
         return module.weight
     tensors = {name: getattr(module, name) for name in module.stored_names}

@@ -1,4 +1,4 @@
-"""Size in MB of a quantized DiT or STDiT3, counted in three ways: by the paper's formula, predicted, and from a file.
+"""Size in MB of a quantized DiT or STDiT3: by the formula of Q-DiT's paper, predicted from shapes, and from a file.
 
 MB is 10^6 bytes. The paper's formula is (N · bits / 8 + 4 · U) / 10^6. N is the number of all parameters without the
 position embedding, also of those that stay in floating point. U is the number of (scale, zero point) pairs. A pair
@@ -35,16 +35,15 @@ class Linear:
 
     @property
     def parameters(self) -> int:
-        """Number of weights and biases."""
+        """Number of weights and biases of the layer."""
         return (self.inputs + 1) * self.outputs
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Shapes that decide sizes: the layers, the size of the position embedding, and the size of everything else.
+    """Numbers of parameters that decide a model's size: its layers, its position embedding, and everything else.
 
-    Everything else is the label table of a DiT, or the modulation tables and norms of an STDiT3. Sizes are numbers of
-    elements.
+    Everything else is the label table of a DiT, or the modulation tables and norms of an STDiT3.
     """
 
     linears: tuple[Linear, ...]
@@ -57,12 +56,12 @@ class ModelShape:
         return self.others + sum(linear.parameters for linear in self.linears)
 
     def with_roles(self, roles: Collection[str]) -> list[Linear]:
-        """Layers that have one of these roles."""
+        """Return the layers that have one of these roles."""
         return [linear for linear in self.linears if linear.role in roles]
 
 
 def dit_shape(config: DiTConfig) -> ModelShape:
-    """Layers of a DiT. Their names are those of the model's sites."""
+    """List the layers of a DiT with their shapes. Their names are those of the model's sites."""
     width, hidden = config.hidden_size, config.mlp_ratio * config.hidden_size
     patch = config.patch_size**2
     linears = [
@@ -87,7 +86,10 @@ def dit_shape(config: DiTConfig) -> ModelShape:
 
 
 def stdit3_shape(config: STDiT3Config) -> ModelShape:
-    """Layers of an STDiT3. Their names are those of the model's sites. Positions are computed, so none are stored."""
+    """List the layers of an STDiT3 with their shapes. Their names are those of the model's sites.
+
+    Positions are computed, so none are stored.
+    """
     width, hidden = config.hidden_size, config.mlp_ratio * config.hidden_size
     cells = config.frame_patch * config.patch_size**2
     linears = [Linear("x_embedder.proj", "patch_embed", config.in_channels * cells, width)]
@@ -119,17 +121,18 @@ SHAPES: Mapping[str, Callable[[Any], ModelShape]] = {DiTConfig.family: dit_shape
 
 
 def shape_of(config: DiTConfig | STDiT3Config) -> ModelShape:
-    """Layers of a model of either family."""
+    """List the layers of a DiT or an STDiT3 with their shapes."""
     return SHAPES[config.family](config)
 
 
 def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_sizes: GroupSizes = None) -> float:
-    """Size as in Q-DiT's Table 2, before truncation (`printed_mb`). DiT-XL/2 gives 1349, 508, 339, 520, 351.
+    """Compute the size in MB as Q-DiT's Table 2 does, before truncation (`printed_mb`).
 
-    With one range per channel, U counts the output channels of all linears of the blocks and of adaLN (for an STDiT3 of
-    the t_block, which replaces adaLN). With groups, U counts only the groups of the linears for which a search chooses
-    sizes. 16 bits mean full precision, and U is 0. Layers that a method leaves in floating point change nothing here.
-    Raises ConfigError for bits or group sizes that are not possible.
+    For DiT-XL/2 the paper's rows are 1349, 508, 339, 520 and 351. With one range per channel, U counts the output
+    channels of all linears of the blocks and of adaLN (for an STDiT3 of the t_block, which replaces adaLN). With
+    groups, U counts only the groups of the linears for which a search chooses sizes. 16 bits mean full precision, and U
+    is 0. Layers that a method leaves in floating point change nothing here. Raises ConfigError for bits or group sizes
+    that are not possible.
     """
     if weight_bits != FULL_PRECISION_BITS and not 1 <= weight_bits <= 8:
         raise ConfigError(f"weight_bits {weight_bits}: allowed are 1 to 8, or 16 for full precision")
@@ -146,11 +149,11 @@ def size_paper_mb(config: DiTConfig | STDiT3Config, *, weight_bits: int, group_s
 def size_counted_mb(
     config: DiTConfig | STDiT3Config, *, weight_bits: int, sites: Mapping[str, Mapping[str, Any]]
 ) -> float:
-    """Size of a checkpoint in MB by the paper's formula, plus the bytes of parts that the formula does not contain.
+    """Compute a checkpoint's size in MB by the paper's formula, plus the bytes that the formula does not count.
 
     A site may add bytes: block scales and tables of a weight that is not uniform, a transform, and the 16-bit factors
-    of a branch. They count as they are stored. Weights that are not uniform count their own bits, and U counts the
-    uniform weights of all sites. Without such weights U is that of `size_paper_mb`.
+    of a branch. They count as they are stored. Weights that are not uniform count with their own number of bits. U
+    counts the pairs of the uniform weights of all sites; if all weights are uniform, U is that of `size_paper_mb`.
     """
     core = {layer.name for layer in shape_of(config).with_roles(CORE_ROLES)}
     sizes = {
@@ -169,7 +172,7 @@ def size_counted_mb(
 
 
 def printed_mb(size_mb: float) -> int:
-    """The size as a table prints it: truncated to a whole number, as in the paper."""
+    """Truncate the size to a whole number, as the paper's table prints it."""
     return int(size_mb)
 
 
@@ -182,10 +185,10 @@ def size_predicted_mb(
     float_bits: int = 16,
     positions: bool = True,
 ) -> float:
-    """Size of the tensors in a checkpoint, predicted from shapes.
+    """Predict the size in MB of the tensors in a checkpoint, from shapes.
 
-    Layers with these roles count packed codes and 4 bytes per group. All other tensors have `float_bits`. The position
-    embedding counts if `positions` is true. Activation quantizers and file headers do not count.
+    Layers with these roles count packed codes and 4 bytes per group. All other tensors have `float_bits` for each
+    element. The position embedding counts if `positions` is true. Activation quantizers and file headers do not count.
     """
     shape = shape_of(config)
     quantized = shape.with_roles(roles) if weight_bits != FULL_PRECISION_BITS else []
@@ -198,7 +201,7 @@ def size_predicted_mb(
 
 
 def size_actual_mb(folder: Path) -> float:
-    """Size of the file of tensors in a checkpoint folder."""
+    """Return the size in MB of the file of tensors in a checkpoint folder."""
     file = folder / TENSORS_FILE
     in_diffusers = folder / DIFFUSERS_TENSORS_FILE
     file = in_diffusers if not file.is_file() and in_diffusers.is_file() else file
@@ -208,7 +211,7 @@ def size_actual_mb(folder: Path) -> float:
 
 
 def weight_pairs(layer: Linear, group_size: int | None) -> int:
-    """Number of (scale, zero point) pairs of a layer: one per output channel, or one per group and output channel."""
+    """Count the (scale, zero point) pairs of a layer: one per output channel, or one per group and output channel."""
     if group_size is None:
         return layer.outputs
     check_group_size(group_size, layer.inputs, layer.name)
@@ -216,7 +219,7 @@ def weight_pairs(layer: Linear, group_size: int | None) -> int:
 
 
 def sized(layers: list[Linear], group_sizes: GroupSizes) -> list[tuple[Linear, int | None]]:
-    """Pairs of each layer and its group size. ConfigError unless an allocation names exactly these layers."""
+    """Return each layer with its group size. ConfigError unless an allocation names exactly these layers."""
     if not isinstance(group_sizes, Mapping):
         return [(layer, group_sizes) for layer in layers]
     names = [layer.name for layer in layers]

@@ -1,6 +1,6 @@
-"""Size in MB of a quantized transformer of diffusers, counted from its checkpoint.
+"""Count the size in MB of a quantized transformer of diffusers from its checkpoint.
 
-Q-DiT's formula counts all parameters at the weight bits, also those that stay in floating point. Of FLUX or Wan those
+Q-DiT's formula counts all parameters at the weight bits, also those that stay in floating point. In FLUX or Wan these
 are modulations and text projections of every block, so here each tensor counts as it is: packed codes and 4 bytes for
 each (scale, zero point) pair at the sites, 16 bits for every other element.
 """
@@ -17,7 +17,7 @@ from qdit.quant.size import PAIR_BYTES
 
 
 def size_of_generic_mb(checkpoint: Path, sites: Mapping[str, Mapping[str, Any]]) -> float:
-    """Size of a checkpoint's tensors, in 10⁶ bytes. Only the header of its file is read."""
+    """Return the size of a checkpoint's tensors in MB (10⁶ bytes). Only the header of its file is read."""
     counted = sum(site_bytes(site) for site in sites.values() if site.get("shape"))
     with safe_open(checkpoint / tensors_file(read_config(checkpoint)), framework="np") as data:
         others = [name for name in data.keys() if not is_of_site(name, sites)]  # noqa: SIM118 - it is not a mapping
@@ -26,7 +26,7 @@ def size_of_generic_mb(checkpoint: Path, sites: Mapping[str, Mapping[str, Any]])
 
 
 def site_bytes(site: Mapping[str, Any]) -> float:
-    """Bytes of one site: its codes, its scales and zero points, and what it stores besides."""
+    """Count the bytes of one site: its codes, its scales and zero points, and what else it stores."""
     rows, columns = site["shape"]
     pairs = prod(site["groups"]) if site.get("groups") else 0
     extra = sum(site.get("extra_bytes", {}).values())

@@ -17,20 +17,20 @@ Exponents = tuple[float, float]
 
 
 def complementary(steps: int, *, ends: bool = False) -> list[Exponents]:
-    """α = 1 / steps, 2 / steps, … below 1, and β = 1 − α. With `ends`, also α = 0 and α = 1."""
+    """List pairs (α, β) with β = 1 − α: α = 1 / steps, 2 / steps, … below 1. With `ends`, also α = 0 and α = 1."""
     first, last = (0, steps) if ends else (1, steps - 1)
     return [(step / steps, 1 - step / steps) for step in range(first, last + 1)]
 
 
 def inputs_only(steps: int) -> list[Exponents]:
-    """The same α with β = 0: the factor does not look at the weight."""
+    """List the same α as `complementary` with β = 0, so that the factor does not depend on the weight."""
     return [(alpha, 0.0) for alpha, _ in complementary(steps)]
 
 
 def smoothing_factor(of_inputs: Tensor, of_weight: Tensor, alpha: float, beta: float | None = None) -> Tensor:
-    """λ = s(X)^α / s(W)^β for saliences (in,), with geometric mean 1; a channel that is always zero gets 1.
+    """Compute λ = s(X)^α / s(W)^β for saliences (in,), divided by its geometric mean; 1 for channels of zeros.
 
-    β is 1 − α by default. The mean does not change the products. It keeps the numbers near 1.
+    β is 1 − α by default. The division does not change the products; it keeps the numbers near 1.
     """
     factor = of_inputs.double() ** alpha / of_weight.double() ** (1 - alpha if beta is None else beta)
     usable = (of_inputs > 0) & (of_weight > 0) & factor.isfinite()
@@ -47,8 +47,7 @@ def best_factor(
     grid: Sequence[Exponents | None],
     of_inputs: Tensor | None = None,
 ) -> tuple[Tensor, Exponents | None]:
-    """The factor whose quantized output has the smallest squared distance to X Wᵀ, and its exponents.
-
+    """Return the factor whose quantized output has the smallest squared distance to X Wᵀ, and its exponents (α, β).
 
     None in the grid means no smoothing. `inputs` is (…, in), `weight` (out, in). `output(x, w)` gets the smoothed
     inputs and weight, quantizes both, and returns the output (…, out). `of_inputs` (in,) is the salience. It is needed
@@ -76,14 +75,14 @@ def best_factor(
 
 
 def largest(inputs: Tensor) -> Tensor:
-    """Largest |x| of each channel over all rows: (…, in) → (in,)."""
+    """Return the largest |x| of each channel over all rows: (…, in) → (in,)."""
     return inputs.reshape(-1, inputs.shape[-1]).abs().amax(dim=0)
 
 
 def some_rows(inputs: Tensor, limit: int) -> Tensor:
-    """At most `limit` rows of inputs (rows, in), drawn at random.
+    """Return at most `limit` rows of inputs (rows, in), drawn at random.
 
-    With evenly spaced rows, all could come from a few tokens.
+    Evenly spaced rows could all come from the same few token positions.
     """
     if len(inputs) <= limit:
         return inputs

@@ -1,8 +1,8 @@
-"""Rows of tensors, one for each calibration sample, in memory that is reserved once.
+"""Stores of tensor rows, one row for each calibration sample, in memory that is reserved once.
 
-Learned rounding keeps the input and the output of one block for all samples. At 512×512 each of them takes 24 GB. So
-large a tensor stays in pinned memory of the host, and only the rows of a batch are copied to the GPU. The bits of the
-values are the same in both places.
+Learned rounding keeps the input and the output of one block for all samples. At 512×512 each of them takes 24 GB. A
+tensor of this size stays in pinned memory of the host, and only the rows of a batch are copied to the GPU. The bits of
+the values are the same in both places.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +24,7 @@ CHUNK_BYTES = 2**28
 
 
 class Rows(NamedTuple):
-    """Indices (n,) of samples, on the CPU and on the device of a model.
+    """Indices (n,) of some samples, once on the CPU and once on the device of a model.
 
     Both copies exist before they are used. So the CPU never waits for the GPU to send indices.
     """
@@ -34,18 +34,18 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, indices: Tensor, device: torch.device) -> "Rows":
-        """The indices of the CPU and their copy on a device."""
+        """Copy indices from the CPU to a device, and keep both."""
         return cls(indices, indices.to(device))
 
     def each(self) -> Iterator["Rows"]:
-        """Split (m, n) indices along the first dimension."""
+        """Yield the n indices of each of the m rows of (m, n) indices."""
         if self.on_cpu is self.on_device:
             return (Rows(rows, rows) for rows in self.on_cpu)
         return (Rows(*pair) for pair in zip(self.on_cpu, self.on_device, strict=True))
 
 
 class RowStore:
-    """Memory for `rows` rows of the shape, type and device of the rows of a tensor."""
+    """Memory for `rows` rows with the shape, type and device of the rows of a given tensor."""
 
     def __init__(self, rows: int, like: Tensor) -> None:
         self.rows, self.device, self.shape = rows, like.device, tuple(like.shape[1:])
@@ -61,7 +61,7 @@ class RowStore:
 
     @classmethod
     def of(cls, values: Tensor) -> "RowStore":
-        """A store whose memory is the tensor itself; nothing is copied."""
+        """Make a store whose memory is the tensor itself; nothing is copied."""
         store = cls(0, values)
         store.rows, store.chunk_rows, store.chunks = len(values), max(1, len(values)), [values]
         return store
@@ -71,7 +71,7 @@ class RowStore:
 
     @property
     def features(self) -> int:
-        """Width of a token; 1 for rows without tokens."""
+        """Width of a token; 1 if a row has no dimension of tokens."""
         return self.shape[-1] if len(self.shape) > 1 else 1
 
     def __getitem__(self, rows: Rows) -> Tensor:
@@ -84,7 +84,7 @@ class RowStore:
         return result
 
     def write(self, start: int, values: Tensor) -> None:
-        """Write consecutive rows from `start` on. Copies keep their order, so later reads see them."""
+        """Write consecutive rows, the first one at index `start`. Copies keep their order, so later reads see them."""
         done = 0
         while done < len(values):
             chunk, offset = divmod(start + done, self.chunk_rows)
@@ -94,7 +94,7 @@ class RowStore:
             done += count
 
     def whole(self) -> Tensor:
-        """All rows on the device: the memory itself, or a copy of what lies on the host."""
+        """Return all rows on the device: the memory itself, or a copy if the memory is on the host."""
         if not self.on_host:
             return self.chunks[0]
         result = torch.empty(self.rows, *self.shape, dtype=self.chunks[0].dtype, device=self.device)
@@ -104,7 +104,7 @@ class RowStore:
 
 
 class GrowingStore:
-    """Rows that come one call after the other. Memory for as many rows as are expected is reserved at the first call.
+    """Stores rows that arrive call by call. The first call reserves memory for as many rows as are expected.
 
     If more rows come (a layer that a forward pass calls several times), as much memory again is reserved.
     """
@@ -125,7 +125,7 @@ class GrowingStore:
             values, self.room = values[count:], self.room - count
 
     def whole(self) -> Tensor:
-        """All rows on the device. Rows of one store without room left are its memory itself."""
+        """Return all rows on the device: the memory itself if one reservation is exactly full, otherwise a copy."""
         if len(self.stores) == 1 and not self.room:
             return self.stores[0].whole()
         parts = [store.whole() for store in self.stores]
@@ -133,14 +133,14 @@ class GrowingStore:
 
 
 def passes(rows: int, size: int, device: torch.device) -> Iterator[tuple[int, Rows]]:
-    """(first row, indices) of consecutive passes over `rows` samples, at most `size` samples each."""
+    """Yield (first row, indices) for consecutive passes over `rows` samples, at most `size` samples each."""
     indices = Rows.of(torch.arange(rows), device)
     parts = zip(indices.on_cpu.split(size), indices.on_device.split(size), strict=True)
     return ((number * size, Rows(*part)) for number, part in enumerate(parts))
 
 
 def pieces(batches: Iterable[B], size: int) -> Iterator[B]:
-    """The batches, each cut into pieces of at most `size` samples. All have the numbers that samples share."""
+    """Cut batches into pieces of at most `size` samples. Each piece has the arguments that all samples share."""
     for batch in batches:
         count = rows_in(batch)
         for start in range(0, count, size):
@@ -157,7 +157,7 @@ def pieces(batches: Iterable[B], size: int) -> Iterator[B]:
 def capture_rows(
     model: nn.Module, name: str, batches: Iterable[Batch], rows: int, *, output: bool
 ) -> tuple[RowStore, ...]:
-    """Stores of a submodule's arguments over all batches, which have `rows` samples together.
+    """Store a submodule's arguments over all batches, which have `rows` samples together; one store per argument.
 
     With `output` the first store holds the output in place of the first argument. Layers after the submodule are not
     computed.

@@ -1,4 +1,4 @@
-"""Bits of a weight as a checkpoint's file stores it, and which elements share a scale. Reads files without torch.
+"""Bits per weight as a checkpoint's file stores it, and which elements share a scale. Reads files without torch.
 
 The bits are those of the file, not of a formula: packed codes, scales, zero points, tables, input transforms, factors
 and low-rank branches of all sites with a quantized weight, divided by the number of these weights. Biases and the
@@ -22,7 +22,7 @@ LARGEST_HEADER = 100_000_000
 
 
 def tensor_bytes(path: Path) -> dict[str, int]:
-    """Name → bytes of each tensor in a safetensors file, from its header. CheckpointError for another file."""
+    """Read the bytes of each tensor in a safetensors file from its header; CheckpointError for other files."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
@@ -36,7 +36,10 @@ def tensor_bytes(path: Path) -> dict[str, int]:
 
 
 def weight_bits_stored(sites: Mapping[str, Mapping[str, Any]], stored: Mapping[str, int]) -> float | None:
-    """Bits for each quantized weight of the sites of a checkpoint; None without one. `stored` are bytes by tensor."""
+    """Compute the stored bits per quantized weight of a checkpoint's sites; None if no weight is quantized.
+
+    `stored` are the bytes of each tensor by its name.
+    """
     quantized = {name: site for name, site in sites.items() if site["weight_bits"] < FULL_PRECISION_BITS}
     weights = sum(site["shape"][0] * site["shape"][1] for site in quantized.values())
     counted = 0
@@ -56,12 +59,12 @@ def _owner(tensor: str, sites: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def bits_per_weight(folder: Path, config: Mapping[str, Any]) -> float | None:
-    """`weight_bits_stored` of a checkpoint folder and its configuration; None if its weights are not quantized."""
+    """Compute `weight_bits_stored` for a checkpoint folder and its configuration; None if no weight is quantized."""
     return weight_bits_stored(config["sites"], tensor_bytes(folder / tensors_file(config)))
 
 
 def granularity_text(sites: Mapping[str, Mapping[str, Any]]) -> str:
-    """Which elements share a range: `token × channel`, `groups of 16`, `tensor × groups of 16`; inputs come first.
+    """Say which elements share a range: `token × channel`, `groups of 16`, `tensor × groups of 16`; inputs come first.
 
     The text is `several` if sites differ, and empty without a quantized site.
     """

@@ -1,4 +1,4 @@
-"""Activation quantizers whose parameters depend on the timestep: finite-set calibration (TFMQ-DM), TGQ (TQ-DiT)."""
+"""Activation quantizers with parameters for each timestep (TFMQ-DM's finite-set calibration) or time group (TQ-DiT)."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -13,10 +13,11 @@ from qdit.quant.nonlinear import twin_softmax
 
 
 class TimestepTable(nn.Module):
-    """Row of parameters for each timestep of a batch: the row of the nearest calibrated timestep.
+    """Finds the quantizer parameters for each sample of a batch: those of the nearest calibrated timestep.
 
     `timesteps` (n,) are ascending: integers on 0…999, or fractions on the 0…1000 of a rectified flow. `rows` (n,) is
-    the row of each. A timestep in the middle of two gets the lower one.
+    the index of each timestep's parameters. A timestep in the middle of two calibrated ones gets the parameters of the
+    lower one.
     """
 
     timesteps: Tensor
@@ -33,7 +34,7 @@ class TimestepTable(nn.Module):
         self.context = context
 
     def lookup(self, parameters: Tensor, dims: int) -> Tensor:
-        """Parameters (rows,) of the current batch as (N, 1, …) with `dims` dimensions."""
+        """Return the parameters of each sample of the current batch, shaped (N, 1, …) with `dims` dimensions."""
         timestep = self.context.timestep
         if timestep is None:
             raise RuntimeError("a timestep-dependent quantizer was called outside the model's forward")
@@ -43,7 +44,7 @@ class TimestepTable(nn.Module):
 
 @register_activation_kind("timestep-static")
 class TimestepStaticActivation(Activation):
-    """One calibrated (scale, zero_point) per tensor and timestep: `scale` and `zero_point` are (timesteps,)."""
+    """Static quantizer with one range for each calibrated timestep: `scale` and `zero_point` are (timesteps,)."""
 
     needs_context = True
     scale: Tensor
@@ -80,9 +81,10 @@ class TimestepStaticActivation(Activation):
 
 @register_activation_kind("twin-softmax")
 class TwinSoftmaxActivation(Activation):
-    """MRQ for softmax outputs with one `split` per group of timesteps (TQ-DiT): fine steps below it, coarse above.
+    """Two-region quantizer (MRQ) of softmax outputs: fine steps below `split`, coarse steps above it (TQ-DiT).
 
-    `split` is (groups,). `mode="sum"` is the released form, which adds both halves.
+    `split` is (groups,), one number for each group of timesteps. `mode="sum"` is the released form, which adds both
+    regions.
     """
 
     needs_context = True

@@ -27,7 +27,7 @@ LARGEST_MATRIX = 64
 
 
 class Transform(nn.Module):
-    """Interface of an input transform: (…, in) → (…, in). A registered class can be built from its spec and tensors."""
+    """Interface of an input transform: (…, in) → (…, in). Registered classes can be built from facts and tensors."""
 
     kind: ClassVar[str]
     width: int
@@ -35,29 +35,29 @@ class Transform(nn.Module):
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
-        """T x, float32."""
+        """Compute T x in float32."""
 
     @abstractmethod
     def absorb(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Weight (out, in) and bias that give for T x the same output as `weight` and `bias` give for x."""
+        """Return the weight (out, in) and bias that give for T x the output that `weight` and `bias` give for x."""
 
     def facts(self) -> dict[str, Any]:
-        """Plain JSON that `build` needs besides the tensors and the width."""
+        """Return plain JSON that `build` needs besides the tensors and the width."""
         return {}
 
     @classmethod
     @abstractmethod
     def build(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], width: int) -> Self:
-        """The transform of its facts and tensors; CheckpointError if they disagree."""
+        """Build the transform from its facts and tensors; CheckpointError if they disagree."""
 
     def spec(self) -> dict[str, Any]:
-        """Kind and facts."""
+        """Return kind and facts as JSON."""
         return {"kind": self.kind, **self.facts()}
 
 
 @register_transform_kind("divide")
 class Divide(Transform):
-    """T x = x / factor, one factor for each channel; `factor` is (in,), positive or negative, never 0."""
+    """Input transform T x = x / factor. `factor` (in,) has a number for each channel, positive or negative, not 0."""
 
     factor: Tensor
 
@@ -82,7 +82,7 @@ class Divide(Transform):
 
 @register_transform_kind("shift")
 class Shift(Transform):
-    """T x = x − offset, one offset for each channel (in,); the bias gains W · offset."""
+    """Input transform T x = x − offset. `offset` (in,) has one number for each channel; the bias gains W · offset."""
 
     offset: Tensor
 
@@ -106,7 +106,7 @@ class Shift(Transform):
 
 @register_transform_kind("hadamard")
 class Hadamard(Transform):
-    """T x = H (signs · x) in blocks of `size` channels, with Sylvester's Hadamard matrix divided by √size.
+    """Input transform T x = H (signs · x) in blocks of `size` channels; H is Sylvester's Hadamard matrix / √size.
 
     `size` is a power of two that divides the width. `signs` (in,) are +1 and −1 (a random Hadamard rotation), or None.
     """
@@ -148,9 +148,10 @@ class Hadamard(Transform):
 
 @register_transform_kind("orthogonal")
 class Orthogonal(Transform):
-    """T x = Q x with an orthogonal matrix, for all channels or for blocks of consecutive channels.
+    """Input transform T x = Q x with an orthogonal matrix, for all channels or for blocks of consecutive channels.
 
-    `matrix` is (size, size), the same for each block of `size` channels, or (blocks, size, size), one for each block.
+    `matrix` is (size, size), the same for each block of `size` channels, or (blocks, size, size), one matrix for each
+    block.
     """
 
     matrix: Tensor
@@ -195,7 +196,7 @@ class Orthogonal(Transform):
 
 
 class Chain(nn.ModuleList):
-    """A sequence of transforms; the first one gets the input of the site."""
+    """A sequence of input transforms; the first one gets the input of the site, the next one its output."""
 
     def __init__(self, transforms: Sequence[Transform]) -> None:
         widths = {transform.width for transform in transforms}
@@ -205,7 +206,7 @@ class Chain(nn.ModuleList):
         self.width = widths.pop()
 
     def steps(self) -> Iterator[Transform]:
-        """The transforms in their order."""
+        """Return the transforms in the order in which they are applied."""
         yield from self  # type: ignore[misc]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,18 +215,18 @@ class Chain(nn.ModuleList):
         return x
 
     def absorb(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """As in `Transform`, for all transforms together."""
+        """Do what `Transform.absorb` does, for all transforms together."""
         for step in self.steps():
             weight, bias = step.absorb(weight, bias)
         return weight, bias
 
     def spec(self) -> list[dict[str, Any]]:
-        """Specs of the transforms."""
+        """Return the specs of the transforms, in their order."""
         return [step.spec() for step in self.steps()]
 
 
 def build_chain(specs: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor], width: int) -> Chain:
-    """The chain of its specs; the names of the tensors begin with the number of their transform."""
+    """Build the chain of these specs; the name of a tensor begins with the index of its transform in the chain."""
     if not specs:
         raise CheckpointError("a chain without transforms; quantize again")
     steps = []
@@ -237,19 +238,19 @@ def build_chain(specs: Sequence[Mapping[str, Any]], tensors: Mapping[str, Tensor
 
 
 def hadamard(x: Tensor, size: int) -> Tensor:
-    """Blocks of `size` (a power of two) of the last dimension times the normalized Hadamard matrix of Sylvester."""
+    """Multiply blocks of `size` (a power of two) of the last dimension by Sylvester's normalized Hadamard matrix."""
     inner, outer = hadamard_factors(size)
     return times_hadamard(x, inner.to(x), None if outer is None else outer.to(x))
 
 
 def hadamard_factors(size: int) -> tuple[Tensor, Tensor | None]:
-    """Sylvester's Hadamard matrix divided by √size (float64), or two small ones whose Kronecker product it is."""
+    """Return Sylvester's Hadamard matrix divided by √size (float64), or two small ones with it as Kronecker product."""
     inner = size if size <= LARGEST_MATRIX else 2 ** (size.bit_length() // 2)
     return hadamard_matrix(inner), hadamard_matrix(size // inner) if inner < size else None
 
 
 def hadamard_matrix(size: int) -> Tensor:
-    """Sylvester's matrix divided by √size, float64; it is symmetric and its own inverse."""
+    """Return Sylvester's matrix divided by √size, float64; it is symmetric and its own inverse."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], dim=1), torch.cat([matrix, -matrix], dim=1)])
@@ -257,24 +258,24 @@ def hadamard_matrix(size: int) -> Tensor:
 
 
 def times_hadamard(x: Tensor, inner: Tensor, outer: Tensor | None) -> Tensor:
-    """Blocks of the last dimension times the matrix of its factors."""
+    """Multiply blocks of the last dimension by the matrix that `hadamard_factors` gives as `inner` and `outer`."""
     blocks = x.unflatten(-1, (-1, 1 if outer is None else len(outer), len(inner))) @ inner
     return (blocks if outer is None else outer @ blocks).flatten(-3)
 
 
 def in_full_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Context manager: autocast rounds no product of a device to half precision."""
+    """Context manager: on this device, autocast does not round products to half precision."""
     available = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if available else nullcontext()
 
 
 def random_signs(width: int, generator: torch.Generator) -> Tensor:
-    """Random signs (width,) for `Hadamard`: +1 or −1 with equal probability."""
+    """Draw random signs (width,) for `Hadamard`: +1 or −1 with equal probability."""
     return torch.randint(2, (width,), generator=generator, dtype=torch.int8) * 2 - 1
 
 
 def vector(values: Tensor, what: str) -> Tensor:
-    """Values of each channel (in,) as float32; ConfigError unless they are finite."""
+    """Convert values of each channel (in,) to float32; ConfigError, which names `what`, unless they are finite."""
     values = values.detach().float().clone()
     if values.ndim != 1 or not values.isfinite().all():
         raise ConfigError(f"{what} of shape {tuple(values.shape)}: it needs one finite value for each input channel")

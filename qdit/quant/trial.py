@@ -1,6 +1,6 @@
-"""Trial quantization of a linear: its output if the weight is rounded to nearest and the inputs have dynamic ranges.
+"""Trial quantization of a linear, to compare candidates: weights rounded to nearest, inputs with dynamic ranges.
 
-Searches compare candidates by the error of this output (SVDQuant, DiTAS).
+SVDQuant and DiTAS compare candidates by the error of the output.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,8 @@ class Trial:
     """How a linear is quantized for a trial.
 
     With 16 bits, weight or input is not quantized. `group_size` None means one range per output channel and per token.
-    `sharing` says which tokens of an input share a range; then the first dimension of inputs is that of the samples.
+    `sharing` says which tokens of an input share a range; unless each token has its own, the first dimension of inputs
+    must be the samples.
     """
 
     weight_bits: int
@@ -29,18 +30,18 @@ class Trial:
     sharing: Sharing = "token"
 
     def rounded(self, weight: Tensor) -> QuantizedWeight:
-        """A weight (out, in) rounded to nearest. ConfigError if it has 16 bits."""
+        """Round a weight (out, in) to nearest. ConfigError if the weight has 16 bits."""
         shared = granularity(self.group_size)
         return quantize_weight(weight, bits=self.weight_bits, granularity=shared, ranges=zero_minmax)
 
     def quantized_inputs(self, inputs: Tensor) -> Tensor:
-        """Quantized inputs (…, in)."""
+        """Quantize and dequantize inputs (…, in)."""
         if self.activation_bits == FULL_PRECISION_BITS:
             return inputs
         return DynamicActivation(bits=self.activation_bits, group_size=self.group_size, sharing=self.sharing)(inputs)
 
     def output(self, inputs: Tensor, residual: Tensor, branch: LowRank | None = None) -> Tensor:
-        """Output (…, out).
+        """Compute the quantized linear's output (…, out).
 
         The branch gets the inputs without rounding; `residual`, the weight minus the branch, gets rounded inputs.
         """
@@ -48,5 +49,5 @@ class Trial:
         return output if branch is None else output + branch(inputs)
 
     def error(self, inputs: Tensor, weight: Tensor, residual: Tensor, branch: LowRank) -> float:
-        """Squared distance of the output to the exact output: the product of unquantized weight and inputs."""
+        """Return the squared distance of the output to the exact output (weight and inputs not quantized)."""
         return float((self.output(inputs, residual, branch) - inputs @ weight.t()).square().sum())

@@ -1,7 +1,7 @@
-"""Search for scales in alternating rounds (PTQ4ViT, TQ-DiT), for linears and for the two matrix products of attention.
+"""Search for the scales of two factors of a product in alternating rounds (PTQ4ViT, TQ-DiT).
 
-The quantizers are symmetric. The candidates are multiples of max |x| / (2^(b−1) − 0.5).
-`qdit.quant.fisher.search_scale` scores them.
+A product is a linear (weight and input), or one of the two matrix products of attention. The quantizers are symmetric.
+The candidates are multiples of max |x| / (2^(b−1) − 0.5). `qdit.quant.fisher.search_scale` scores them.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from qdit.quant.weight import QuantizedWeight, quantize_weight
 
 
 def signed(x: Tensor, scale: Tensor, bits: int) -> Tensor:
-    """Quantize and dequantize symmetrically. At 16 bits the result is x itself."""
+    """Quantize and dequantize x symmetrically around 0. At 16 bits the result is x itself."""
     return x if bits == FULL_PRECISION_BITS else fake_quantize(x, scale, torch.zeros_like(scale), bits, symmetric=True)
 
 
 def symmetric_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeight:
-    """Codes of a weight (out, in). Its rows are divided into equal parts, and each part has a scale: scale (parts,)."""
+    """Quantize a weight (out, in) symmetrically. Its rows form equal parts; each has one number of scale (parts,)."""
     rows = scale.repeat_interleave(len(weight) // len(scale))[:, None] if len(scale) > 1 else scale[:, None]
     granularity = Granularity("channel" if len(scale) > 1 else "tensor")
     zeros = torch.zeros_like(rows)
@@ -32,7 +32,7 @@ def symmetric_weight(weight: Tensor, scale: Tensor, bits: int) -> QuantizedWeigh
 
 
 def symmetric_activation(scale: Tensor, bits: int) -> StaticActivation:
-    """Symmetric static quantizer with one scale per tensor or per head."""
+    """Build a symmetric static quantizer with one scale per tensor, or per head if there are several scales."""
     zero_point = torch.full_like(scale, 2 ** (bits - 1))
     return StaticActivation(bits=bits, scale=scale, zero_point=zero_point, per="head" if len(scale) > 1 else "group")
 
@@ -48,7 +48,7 @@ def search_linear(
     twin: bool = False,
     rounds: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Scales of the weight (parts,) and of the input (1,), searched in alternating rounds.
+    """Find the scales of a weight (parts,) and of its input (1,), searched in alternating rounds.
 
     x is (…, in), weight (out, in), gradient (…, out). With `twin` the input is a GELU output, and its scale is that of
     the positive values. With 0 rounds the start values are returned.
@@ -83,12 +83,12 @@ def search_linear(
 
 
 def scores_gradient(p: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient at the input of the softmax, from the gradient at its output p (N, heads, T, T)."""
+    """Compute the gradient at the input of the softmax from the gradient at its output p (N, heads, T, T)."""
     return p * (gradient - (gradient * p).sum(dim=-1, keepdim=True))
 
 
 def search_scores(q: Tensor, k: Tensor, gradient: Tensor, *, bits: int, rounds: int = 3) -> tuple[Tensor, Tensor]:
-    """Scales of q and k (heads,) for the product q kᵀ, from the gradient of this product (N, heads, T, T)."""
+    """Find the scales of q and k (heads,) for the product q kᵀ, from the gradient of this product (N, heads, T, T)."""
     start_q = scale_q = signed_scale(q, bits, per=1)
     start_k = scale_k = signed_scale(k, bits, per=1)
     exact, g = (q @ k.transpose(-2, -1)).flatten(2), gradient.flatten(2)
@@ -114,9 +114,9 @@ def search_mixing(
     twin: Literal["piecewise", "sum"] = "piecewise",
     rounds: int = 3,
 ) -> tuple[Tensor, Tensor]:
-    """Splits (groups,) of the twin softmax quantizer and scales (heads,) of v, for the product p v.
+    """Find the splits (groups,) of the twin softmax quantizer of p and the scales (heads,) of v, for the product p v.
 
-    p is (N, heads, T, T); v and gradient are (N, heads, T, d). Row i belongs to time group `group[i]`. The search
+    p is (N, heads, T, T); v and gradient are (N, heads, T, d). Sample i belongs to time group `group[i]`. The search
     starts with the split 1 / 2^(bits − 1) and with the start scales of v.
     """
     start_v = scale_v = signed_scale(v, bits, per=1)

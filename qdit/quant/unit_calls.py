@@ -1,8 +1,8 @@
-"""Inputs and targets of blocks that take several streams and keyword arguments, for learned rounding.
+"""Inputs and targets of blocks with keyword arguments and several token streams (image, text), to learn rounding.
 
 Learned rounding draws samples at random from all calibration data. So the arguments of a block are stored for all
-samples. It must be known which dimension of an argument counts the samples. A forward pass over one sample is compared
-with one over two samples: the size of this dimension doubles.
+samples, and it must be known which dimension of an argument counts the samples. To find it, a forward pass over one
+sample is compared with one over two samples: the size of this dimension doubles.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ from qdit.quant.replay import Call, ReplayWalk, hooked
 
 @dataclass(frozen=True)
 class SampleAxis:
-    """Dimension of a tensor along which its samples lie, and the number of its rows for each sample."""
+    """The dimension of a tensor that counts the samples, and the number of the tensor's rows for each sample."""
 
     dim: int
     each: int
@@ -31,7 +31,7 @@ Layout = list[SampleAxis | None]
 
 
 class KeywordUnits:
-    """Inputs of the blocks of a quantized network, and outputs of the reference's blocks, on the same batches."""
+    """Inputs of the blocks of a quantized network, and outputs of the same blocks of the full-precision reference."""
 
     def __init__(self, model: DiffusersNetwork, reference: DiffusersNetwork, batches: Sequence[Keywords]) -> None:
         self.model, self.walks = model, (ReplayWalk(model, batches), ReplayWalk(reference, batches))
@@ -39,9 +39,9 @@ class KeywordUnits:
         self.timestep = timesteps(batches)
 
     def enter(self, block: int, path: str) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """A function (sample indices) → outputs of the block for these samples, and the targets of all samples.
+        """Return a function (sample indices) → outputs of the block for these samples, and the targets of all samples.
 
-        Both have the shape (rows, tokens, width): the tokens of all streams, one after the other.
+        Outputs and targets have the shape (rows, tokens, width): the tokens of all streams, one after the other.
         """
         ours, reference = self.walks
         for walk in self.walks:
@@ -60,7 +60,7 @@ class KeywordUnits:
 
 
 def timesteps(batches: Iterable[Keywords]) -> Tensor | None:
-    """Timestep of every sample; None if the network has no single timestep per sample."""
+    """Return the timestep of every sample; None if the network has no single timestep per sample."""
     try:
         return torch.cat([batch.timestep for batch in batches])
     except Unsupported:
@@ -68,7 +68,7 @@ def timesteps(batches: Iterable[Keywords]) -> Tensor | None:
 
 
 class StoredCalls:
-    """The arguments of a block for all samples."""
+    """The arguments of a block's forward passes, stored for all samples."""
 
     def __init__(self, calls: Sequence[Call], layout: Layout, path: str) -> None:
         columns = list(zip(*(leaves(call) for call in calls), strict=True))
@@ -78,7 +78,7 @@ class StoredCalls:
         self.values = [stored(column, rows, path) for column, rows in zip(columns, layout, strict=True)]
 
     def take(self, rows: Tensor) -> Call:
-        """The arguments for some samples."""
+        """Return the arguments for the samples with the indices `rows`."""
         values = iter(self.values)
         axes = iter(self.layout)
 
@@ -93,7 +93,7 @@ class StoredCalls:
 
 
 def stored(column: Sequence[Any], rows: SampleAxis | None, path: str) -> Any:
-    """One argument for all samples, from its values in all batches."""
+    """Join one argument's values in all batches to one value for all samples."""
     first = column[0]
     if rows is not None:
         return torch.cat(list(column), dim=rows.dim)
@@ -108,7 +108,7 @@ def stored(column: Sequence[Any], rows: SampleAxis | None, path: str) -> Any:
 
 
 def joined(output: Any, layout: Layout, path: str) -> Tensor:
-    """The tokens of all streams of a block, (samples, tokens, width).
+    """Join the tokens of all streams of a block: (samples, tokens, width).
 
     Streams of different widths become one long stream of width 1. They are scaled so that their squared error is a mean
     over the channels, as that of streams of the same width.
@@ -129,7 +129,7 @@ def joined(output: Any, layout: Layout, path: str) -> Tensor:
 
 
 def block_layouts(model: DiffusersNetwork, batch: Keywords) -> list[tuple[Layout, Layout]]:
-    """For each block, the dimensions of its arguments and of its outputs that count the samples."""
+    """Find for each block which dimensions of its arguments and of its outputs count the samples."""
     seen = [block_shapes(model, batch.take(torch.zeros(count, dtype=torch.long))) for count in (1, 2)]
     return [
         (layout(once[0], twice[0], path), layout(once[1], twice[1], path))
@@ -138,7 +138,7 @@ def block_layouts(model: DiffusersNetwork, batch: Keywords) -> list[tuple[Layout
 
 
 def block_shapes(model: DiffusersNetwork, batch: Keywords) -> list[tuple[list[Any], list[Any]]]:
-    """For each block, its arguments and outputs in one forward pass: shapes of tensors; other values unchanged."""
+    """Return the shapes of each block's arguments and outputs in one forward pass; values that are no tensors stay."""
     seen: list[tuple[list[Any], list[Any]]] = [([], []) for _ in model.block_paths]
 
     def shape(value: Any) -> Any:
@@ -158,14 +158,14 @@ def block_shapes(model: DiffusersNetwork, batch: Keywords) -> list[tuple[list[An
 
 
 def layout(once: Sequence[Any], twice: Sequence[Any], path: str) -> Layout:
-    """For each value, the dimension that counts the samples, from its shapes for one sample and for two."""
+    """Find for each value the dimension that counts the samples, from its shapes for one sample and for two."""
     if len(once) != len(twice):
         raise Unsupported(f"{path}: the arguments of this block change with the number of samples")
     return [sample_axis(single, double, path) for single, double in zip(once, twice, strict=True)]
 
 
 def sample_axis(single: Any, double: Any, path: str) -> SampleAxis | None:
-    """The dimension of a value that counts the samples; None if it is the same for one sample and for two."""
+    """Find the dimension of a value that counts the samples; None if it is the same for one sample and for two."""
     if not isinstance(single, torch.Size):
         if single is double or single == double:
             return None

@@ -1,4 +1,4 @@
-"""Learning of the roundings and scales of one unit: loss, steps of Adam, and the learning curve."""
+"""Learning of the roundings and scales of one unit of reconstruction: loss, Adam steps, and the learning curve."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ CURVE_POINTS = 20
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Hyperparameters. The defaults are those of BRECQ, which all three methods use.
+    """Hyperparameters of reconstruction. The defaults are those of BRECQ, which Q-Diffusion, TFMQ-DM and PTQ4DiT use.
 
     The regularizer is off for the fraction `warmup` of the iterations. Then its exponent falls linearly from 20 to 2.
     `scale_rate` falls to zero along a cosine. `power` is the exponent of the loss. `matmul` is the arithmetic of
@@ -46,7 +46,7 @@ class Reconstruction:
             )
 
     def beta(self, iteration: int) -> float | None:
-        """Exponent of the regularizer at an iteration. None during the warm-up."""
+        """Return the exponent of the regularizer at an iteration; None during the warm-up."""
         start = self.warmup * self.iterations
         if iteration < start:
             return None
@@ -56,7 +56,10 @@ class Reconstruction:
 
 @dataclass
 class Curve:
-    """Losses of one unit without the regularizer: at the start, at some iterations, and at the end with hard codes."""
+    """Learning curve of one unit: losses without the regularizer, at the start, at some iterations, and at the end.
+
+    The last loss is computed with hard codes.
+    """
 
     name: str
     iterations: int
@@ -65,31 +68,31 @@ class Curve:
     after: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """JSON of the curve, with six significant digits."""
+        """Return the curve as JSON, with six significant digits."""
         short = [[at, float(f"{loss:.6g}")] for at, loss in self.points]
         ends = {"before": float(f"{self.before:.6g}"), "after": float(f"{self.after:.6g}")}
         return {"name": self.name, "iterations": self.iterations, "points": short, **ends}
 
 
 class Trainable(Protocol):
-    """A unit in training."""
+    """Interface of a unit of reconstruction in training."""
 
     def gradients(self, rows: Rows, targets: RowStore, power: float) -> Tensor:
-        """Error (), as `error_and_gradient` defines it, of these rows.
+        """Return the error (), as `error_and_gradient` defines it, for the samples `rows`.
 
-        The gradients of the soft weights and scales are kept in their `grad`.
+        The gradients of the soft weights and scales are stored in their `grad`.
         """
         ...
 
 
 class Autograd:
-    """A unit whose gradients torch computes. `outputs(rows)` are its outputs for some rows of its inputs."""
+    """A unit whose gradients torch computes. `outputs(rows)` returns its outputs for some of its stored inputs."""
 
     def __init__(self, outputs: Callable[[Rows], Tensor]) -> None:
         self.outputs = outputs
 
     def gradients(self, rows: Rows, targets: RowStore, power: float) -> Tensor:
-        """Error () of these rows; the gradients are kept."""
+        """Return the error () for the samples `rows`, and store the gradients."""
         computed = self.outputs(rows)
         error, gradient = error_and_gradient(computed.detach(), targets[rows], power)
         computed.backward(gradient)
@@ -108,8 +111,8 @@ def optimize(
     """Learn roundings and scales so that the outputs of the unit come close to `targets`.
 
     The loss is the squared error (or another power), summed over the tokens and averaged over batch and channels, plus
-    λ times the rounding regularizer. If there are no scales to learn, it ends when all roundings have decided, because
-    then there are no gradients any more. The curve counts the iterations that were computed.
+    λ times the rounding regularizer. If there are no scales to learn, learning ends when all roundings have decided (h
+    is 0 or 1), because then all gradients are 0. The curve counts the iterations that were computed.
     """
     roundings, scales = RoundingSteps(learner.roundings()), Scales(learner.scales())
     if not (roundings.roundings or scales.parameters):
@@ -137,10 +140,11 @@ def optimize(
 
 
 def error_and_gradient(computed: Tensor, target: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Error Σ |computed − target|^power, shape (), and its gradient. It is summed over tokens, averaged over all else.
+    """Compute the error Σ |computed − target|^power, shape (), and its gradient with respect to `computed`.
 
-    Outputs without tokens, (rows, features), are summed over the features. Outputs of a convolution, (rows, channels,
-    positions), are summed over the channels.
+    The error is summed over tokens and averaged over rows and channels. Outputs without tokens, (rows, features), are
+    summed over the features. Outputs of a convolution, (rows, channels, positions), are summed over the channels and
+    averaged over the positions.
     """
     difference = computed - target
     count = difference.shape[0] * (difference.shape[-1] if difference.dim() > 2 else 1)

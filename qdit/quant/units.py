@@ -17,11 +17,11 @@ FINAL_ROLES = ("final_adaln", "final")
 
 
 def units_of(sites: Iterable[Site], outside: Outside) -> list[Unit]:
-    """Units in the order of their reconstruction: layers before the blocks one by one, blocks, the final layer.
+    """Make the units in the order of their reconstruction: single layers before the blocks, blocks, the final layer.
 
     `outside` says which layers outside the blocks are reconstructed. `network-order`: all, as the programs do it.
     `final`: the final layer only. `none`: no layer; all stay rounded to nearest. Scope `common` has no sites outside
-    the blocks, so the three are the same there.
+    the blocks, so all three give the same units there.
     """
     members = list(sites)
     beyond = [site for site in members if site.block is None]

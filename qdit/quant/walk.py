@@ -1,6 +1,6 @@
 """Block-wise calibration: the inputs of one block are stored, so that each pass computes one block only.
 
-Whole forward passes for every block would cost depth² blocks. A walk runs each block twice.
+Whole forward passes for every block would compute depth² blocks. A walk computes each block only twice.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,14 +19,14 @@ from qdit.quant.replay import ReplayWalk, number_of
 
 
 def walk_over(model: Network, batches: Iterable[Batch]) -> "BlockWalk | ReplayWalk":
-    """A walk over the blocks of any network: `BlockWalk` for a DiT or STDiT3, `ReplayWalk` for diffusers."""
+    """Start a walk over the blocks of a network: `BlockWalk` for a DiT or STDiT3, `ReplayWalk` for diffusers."""
     return (
         ReplayWalk(model, keywords_only(batches)) if isinstance(model, DiffusersNetwork) else BlockWalk(model, batches)
     )
 
 
 def keywords_only(batches: Iterable[Batch]) -> list[Keywords]:
-    """The batches of a network of diffusers; ConfigError for positional arguments."""
+    """Return the batches of a network of diffusers as a list; ConfigError for positional arguments."""
     data = list(batches)
     for batch in data:
         if not isinstance(batch, Keywords):
@@ -37,7 +37,7 @@ def keywords_only(batches: Iterable[Batch]) -> list[Keywords]:
 
 
 class BlockWalk:
-    """Inputs of one block of a model on some batches. The walk goes from the first block to the last.
+    """Gives the inputs of one block of a model after the other, from the first block to the last, for some batches.
 
     Each block takes the tokens from the block before it, and further arguments that are the same for all blocks. The
     bits are those of whole forward passes with the same batches. Only the tokens at one block are in memory, for all
@@ -75,7 +75,7 @@ class BlockWalk:
                 pass
 
     def go(self, block: int) -> None:
-        """Run the blocks, quantized or not, up to the input of `block`."""
+        """Run the blocks, quantized or not, up to the input of block number `block`."""
         if block < self.block:
             raise ConfigError(f"walk: block {block} lies behind block {self.block}; take the blocks in their order")
         while self.block < block:
@@ -94,6 +94,6 @@ class BlockWalk:
 
 
 def block_paths(model: Network) -> list[str]:
-    """Paths of the blocks in the order of the data."""
+    """Return the paths of the blocks in the order in which the network runs them."""
     path_of_block = {site.block: site.block_path for site in model.sites() if site.block is not None}
     return [path_of_block[block] for block in sorted(path_of_block)]

@@ -50,19 +50,19 @@ class QuantizedWeight(StoredWeight):
 
     @property
     def group_size(self) -> int | None:
-        """Inputs per group. None if rows are not divided into groups."""
+        """Number of inputs in a group. None if rows are not divided into groups."""
         groups = self.scale.shape[1]
         return None if groups == 1 else self.codes.shape[1] // groups
 
     @property
     def granularity(self) -> Granularity:
-        """`tensor`, `channel` or `group(g)`; one group per row is `channel`."""
+        """Which weights share a scale: `tensor`, `channel` or `group(g)`; one group per row is `channel`."""
         if self.group_size is not None:
             return Granularity("group", self.group_size)
         return Granularity("tensor" if len(self.scale) < len(self.codes) else "channel")
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(out, in), computed in float32."""
+        """Return the weight (out, in) that the codes mean, computed in float32 and converted to `dtype`."""
         grouped = group(self.codes, self.group_size).float()
         values = dequantize(grouped, self.scale.float()[..., None], self.zero_point.float()[..., None])
         return ungroup(values).to(dtype)
@@ -77,7 +77,7 @@ def quantize_weight(
     symmetric: bool = False,
     scale_dtype: torch.dtype = torch.float16,
 ) -> QuantizedWeight:
-    """Round a weight (out, in) to the nearest codes. `ranges` gets rows; the weights of a row share one scale.
+    """Round a weight (out, in) to the nearest codes. `ranges` gets rows; all weights of a row share one scale.
 
     The scale is rounded to `scale_dtype` before the codes are computed. With `symmetric`, `ranges` must return zero
     point 0. If all weights of a row are zero, the scale is 1. If the stored scale would round to 0, it is the smallest
@@ -104,7 +104,7 @@ def quantize_weight(
 
 
 def check_weight(weight: Tensor, bits: int) -> None:
-    """Raise unless `weight` is a finite matrix and `bits` is allowed for weights."""
+    """Raise ConfigError unless `weight` is a matrix and can have `bits`; CheckpointError unless it is finite."""
     if bits not in WEIGHT_BITS:
         raise ConfigError(f"weight_bits {bits}: allowed are {WEIGHT_BITS[0]} to {WEIGHT_BITS[-1]}, or 16 for none")
     if weight.ndim != 2:
@@ -115,7 +115,7 @@ def check_weight(weight: Tensor, bits: int) -> None:
 
 
 def shared_rows(weight: Tensor, granularity: Granularity) -> Tensor:
-    """Rows (R, n) of a weight (out, in). The weights of a row share one scale and zero point."""
+    """Reshape a weight (out, in) to rows (R, n), so that all weights of a row share one scale and zero point."""
     match granularity.kind:
         case "tensor":
             return weight.reshape(1, -1)
@@ -130,19 +130,20 @@ def shared_rows(weight: Tensor, granularity: Granularity) -> Tensor:
 
 
 def smallest_scale(dtype: torch.dtype) -> float:
-    """Smallest positive number of a dtype (a subnormal number)."""
+    """Return the smallest positive number of a dtype (a subnormal number)."""
     return torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
 
 
 def vanishes(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Whether `dtype` rounds each scale to 0. This happens for weights close to zero."""
+    """Return which scales `dtype` rounds to 0. This happens for weights close to zero."""
     return (scale >= 0) & (scale.to(dtype) == 0)
 
 
 def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Convert `scale` to `dtype`.
+    """Convert scales to `dtype`, in which they are stored.
 
-    A scale that would become 0 becomes the smallest positive number. Raises CheckpointError if a scale does not fit.
+    A scale that would become 0 becomes the smallest positive number. Raises CheckpointError if a scale is too large,
+    not finite or negative.
     """
     stored = scale.to(dtype).masked_fill(vanishes(scale, dtype), smallest_scale(dtype))
     bad = ~((stored > 0) & stored.isfinite())
@@ -156,7 +157,7 @@ def stored_scale(scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def stored_zero_point(zero_point: Tensor) -> Tensor:
-    """`zero_point` as int16; raises CheckpointError if one does not fit."""
+    """Convert zero points to int16; raise CheckpointError if a zero point does not fit."""
     limits = torch.iinfo(torch.int16)
     bad = ~((zero_point >= limits.min) & (zero_point <= limits.max))
     if bad.any():

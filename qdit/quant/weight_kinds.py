@@ -34,32 +34,32 @@ class StoredWeight(ABC):
     @property
     @abstractmethod
     def shape(self) -> tuple[int, int]:
-        """(out, in)."""
+        """Shape (out, in) of the weight."""
 
     @abstractmethod
     def dequantize(self) -> Tensor:
-        """The weight (out, in) that the codes mean, float32."""
+        """Return the weight (out, in) that the codes mean, float32."""
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Tensors of the file by name. `codes` are packed; all others are, for example, scales and tables."""
+        """Return the tensors of the file by name: packed `codes`, and for example scales and tables."""
 
     def facts(self) -> dict[str, Any]:
-        """Plain JSON that `build` needs besides the tensors and the shape."""
+        """Return plain JSON that `build` needs besides the tensors and the shape."""
         return {}
 
     @classmethod
     @abstractmethod
     def build(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor], shape: tuple[int, int]) -> Self:
-        """The weight of its facts and tensors. Raises CheckpointError if they disagree or are damaged."""
+        """Build the weight from its facts and tensors. Raises CheckpointError if they disagree or are damaged."""
 
     def spec(self) -> dict[str, Any]:
-        """Kind and facts."""
+        """Return kind and facts as JSON."""
         return {"kind": self.kind, **self.facts()}
 
 
 def require_tensor(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of a file; CheckpointError unless it has this type and shape."""
+    """Return a tensor of a file; CheckpointError unless it has this type and shape."""
     if name not in tensors:
         raise CheckpointError(f"the tensor {name} is missing; quantize again")
     tensor = tensors[name]
@@ -71,13 +71,13 @@ def require_tensor(tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype,
 
 
 def float_tensor(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
-    """A float32 tensor of a file, which keeps it in half precision if this changes no value."""
+    """Return a tensor of a file as float32. The file keeps it in half precision if this changes no value."""
     half = name in tensors and tensors[name].dtype == torch.float16
     return require_tensor(tensors, name, torch.float16 if half else torch.float32, shape).float()
 
 
 def unpack(tensors: Mapping[str, Tensor], bits: int, shape: tuple[int, int]) -> Tensor:
-    """Codes (out, in), uint8, from the packed tensor `codes`."""
+    """Unpack the codes (out, in), uint8, of the packed tensor `codes`."""
     if "codes" not in tensors:
         raise CheckpointError("the tensor codes is missing; quantize again")
     return unpack_codes(tensors["codes"], bits, shape).to(torch.uint8)

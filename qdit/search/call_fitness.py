@@ -1,9 +1,9 @@
-"""Fitness of a genome of a diffusers transformer: error of its outputs for recorded calls.
+"""Fitness of a genome of a diffusers transformer: the error of its outputs for recorded calls.
 
-A transformer of diffusers makes images only inside its pipeline, and a whole trajectory for each genome would cost too
-much. So a genome is measured on calls that were recorded along trajectories of full precision (`qdit calibrate`): the
-quantized transformer gets the same arguments, and its outputs are compared with those of full precision. The errors of
-a trajectory do not add up here, as they do in an image.
+A transformer of diffusers makes images only inside its pipeline, and sampling whole images for each genome would cost
+too much. So a genome is measured on calls that were recorded along trajectories of full precision (`qdit calibrate`):
+the quantized transformer gets the same arguments, and its outputs are compared with those of full precision. Each call
+is one evaluation of the network. The errors of the steps of a trajectory do not add up here, as they do in an image.
 """
 
 import math
@@ -39,25 +39,25 @@ KIND = "trajectory"
 
 @dataclass(frozen=True)
 class CallOrder:
-    """The order in which recorded calls measure genomes: a permutation that is drawn from the seed."""
+    """The order in which recorded calls measure a genome: a permutation that is drawn from the seed."""
 
     seed: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """Return the order's description as plain JSON."""
         return asdict(self)
 
     def rows(self, count: int) -> Tensor:
-        """Indices of that many calls, in this order."""
+        """Return the indices of `count` calls, in this order."""
         return torch.randperm(count, generator=torch_generator(self.seed, Purpose.INITIAL_NOISE))
 
 
 class CallFitness:
     """Relative squared error of a genome's outputs on the first n calls: Σ ‖F(c) − F_g(c)‖² / Σ ‖F(c)‖².
 
-    F is the full-precision network, F_g the quantized one, c the keyword arguments of a call. Lower is better. Infinite
-    if an output is not finite. Calls come in batches of `chunk`, and n is a multiple of it. `images_sampled` counts the
-    calls of candidates.
+    F is the full-precision network, F_g the network quantized with genome g, c the keyword arguments of a call. Lower
+    is better. The value is infinite if an output is not finite. Calls come in batches of `chunk`, and n is a multiple
+    of `chunk`. `images_sampled` counts the calls on which genomes were computed.
     """
 
     reference = None
@@ -86,7 +86,7 @@ class CallFitness:
         self._errors: dict[Genome, list[float]] = {}
 
     def on_noise(self, seed: int) -> "CallFitness":
-        """This fitness with the order of another seed; both share their quantized layers."""
+        """Return this fitness with the order of another seed; both share their quantized layers."""
         other = copy(self)
         other.protocol = replace(self.protocol, seed=seed)
         other._begin()
@@ -97,7 +97,7 @@ class CallFitness:
         return self.on_prefix(genome, self.images)
 
     def on_prefix(self, genome: Genome, images: int) -> float:
-        """Fitness on the first calls. Calls that were already computed for this genome are not computed again."""
+        """Compute the fitness on the first `images` calls. Errors already known for this genome are used again."""
         require_chunks(images, self.chunk, self.images, "calls")
         chunks = images // self.chunk
         errors = self._errors.setdefault(genome, [])
@@ -107,7 +107,7 @@ class CallFitness:
         return error / sum(self._full(chunk)[1] for chunk in range(chunks)) if math.isfinite(error) else math.inf
 
     def features(self, genome: Genome | None, chunk: int) -> np.ndarray | None:
-        """Unsupported: outputs for recorded calls are no images."""
+        """Raise Unsupported: outputs for recorded calls are no images, so they have no features."""
         raise Unsupported("a transformer of diffusers is measured on recorded calls, which have no features")
 
     def forget(self) -> None:
@@ -145,11 +145,11 @@ class CallFitness:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Digest of names, shapes and values of the full-precision network."""
+        """Sha256 of names, shapes and values of the full-precision network's tensors."""
         return digest(self.swappable.source.state_dict())
 
     def identity(self) -> dict[str, Any]:
-        """Plain dictionary of everything that the fitness depends on, except the genome. It goes into the journal."""
+        """Return all that the fitness depends on, except the genome, as a dictionary. It goes into the journal."""
         return {
             "metric": METRIC,
             "weights_sha256": self.weights_sha256,
@@ -164,7 +164,7 @@ class CallFitness:
 
 @dataclass(frozen=True)
 class CallSearchJob:
-    """Inputs of a search for a diffusers transformer, like `SearchJob`.
+    """Inputs of a search for a diffusers transformer, as `SearchJob` holds them for our own networks.
 
     `weights` is the folder of the transformer or of its pipeline, `calls` a calibration file of it. `images` is the
     number of calls that measure a genome.
@@ -185,28 +185,28 @@ class CallSearchJob:
     device: str = "cpu"
 
     def modules(self) -> tuple[str, ...]:
-        """Modules that the fitness loads by name: none."""
+        """Return the names of modules that the fitness needs: none."""
         return ()
 
     def quantizer(self) -> LayerQuantizer:
-        """How a layer is quantized."""
+        """Return the settings with which a layer is quantized: its bits, and whether its codes are symmetric."""
         return LayerQuantizer(self.weight_bits, self.activation_bits, symmetric=self.symmetric)
 
     def worker(self) -> CallFitness:
-        """The fitness for a worker process; it uses one thread."""
+        """Build the fitness for a worker process, and let torch use one thread there."""
         torch.set_num_threads(1)
         return self.fitness()
 
     def noises(self) -> Noises:
-        """Fitness as a function of the seed of the order."""
+        """Build the function from a seed, which decides the order of the calls, to a fitness."""
         return Noises(self.worker())
 
     def measured_latency(self) -> LatencyModel | None:
-        """The latency model of the job's file; ConfigError for one that was measured with other bits."""
+        """Load the latency model of the job's file; ConfigError if it was measured with other bits."""
         return latency_at(self.latency, self.weight_bits, self.activation_bits)
 
     def fitness(self) -> CallFitness:
-        """A fitness. DataError for calls of another kind or other weights."""
+        """Build the fitness. DataError if the calls are not recorded calls, or belong to other weights."""
         device = torch_device(self.device)
         data = load_keywords_of(self.calls, self.weights)
         if data.kind != KIND:
@@ -234,7 +234,7 @@ class CallSearchJob:
 
 
 def require_calls(kind: str, fresh: int) -> None:
-    """Raise Unsupported if a search on recorded calls has this kind, or measures `fresh` genomes again."""
+    """Raise Unsupported if this kind of search cannot use recorded calls, or if `fresh` (genomes to remeasure) > 0."""
     if kind == "response":
         raise Unsupported(
             "response: compares features of images, and a transformer of diffusers is measured on recorded calls; take"
