@@ -35,8 +35,8 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         "- *Kurtosis* is the fourth central moment divided by the squared variance. A Gaussian has 3; outliers give"
         " more.",
-        "- *Spread* is the salience of the widest input channel divided by that of the median channel. 1 means that all"
-        " channels have the same range.",
+        "- *Spread* is the largest salience of an input channel divided by the median salience of the channels. 1 means"
+        " that all channels have the same range.",
         "",
         f"The inputs are those of {plan['calibration']} noisy images from the model's own trajectories. The damage is"
         f" measured on {plan['images']} images (DDIM with {plan['steps']} steps, without guidance). They are compared"

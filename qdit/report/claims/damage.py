@@ -66,7 +66,7 @@ def moved(key: Key) -> Key:
 def at_bits(
     node: ast.expr, table: str, sets: Mapping[str, Sequence[Key]], source: Measured, papers: Measured
 ) -> tuple[ast.expr, dict[str, Sequence[Key]], tuple[Key, ...]]:
-    """Rewrite the expression of a claim for `BITS` (W4A4). `sets` maps each loop variable of the expression to its keys.
+    """Rewrite the expression of a claim for `BITS` (W4A4). `sets` maps each of its loop variables to the keys.
 
     Return the expression, the new sets, and the kept keys. A loop over settings, steps or resolutions leaves out keys
     without a measured row at `BITS`. The kept keys are those of shortened loops; they are empty if no loop was
