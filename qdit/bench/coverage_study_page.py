@@ -36,9 +36,10 @@ def page_text(study: Mapping[str, Any]) -> str:
         " difference of two methods. The study varies the variance of this change.",
         "- **Spread per image.** A replicate can also change each image in its own way. This is a further variance.",
         "",
-        "Both variances are given in the same unit: the variance that the choice of the images gives to the difference"
-        " of two methods. For example, the column *runs 10* of the tables has conditions in which the spread between"
-        " runs is ten times that variance. `qdit/bench/coverage_study.py` has the formulas.",
+        "The difference of two methods also changes with the choice of the images. The variance of this change is the"
+        " unit of the tables. *runs 10* means that the variance from the spread between runs is 10 of these units."
+        " *Spread per image* 3 means that the variance from the spread per image is 3 of them."
+        " `qdit/bench/coverage_study.py` has the formulas.",
         "",
         "## Intervals from images and replicates",
         "",

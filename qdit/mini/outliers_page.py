@@ -27,21 +27,21 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         "> Words such as *salience*, *FD-FP* and *paired metric*: [glossary](glossary.md)",
         "",
-        f"The study follows the training of `{study['model']}` ([the miniature](miniature.md)) over {len(snapshots)}"
-        " snapshots of the moving average of its weights. It asks when weights and activations get outliers, and how"
-        f" much damage {methods} do to the images then.",
+        f"The study follows the training of `{study['model']}` ([the miniature](miniature.md)). It has {len(snapshots)}"
+        " snapshots of the moving average of the weights. It asks two questions. When do weights and inputs get"
+        f" outliers? How much do {methods} damage the images of each snapshot?",
         "",
         "Two values describe the weight and the input of each linear of a block:",
         "",
         "- *Kurtosis* is the fourth central moment divided by the squared variance. A Gaussian has 3; outliers give"
         " more.",
-        "- *Spread* is the largest absolute value of each input channel, the maximum of the channels divided by their"
-        " median. 1 means that all channels have the same range.",
+        "- *Spread* is the largest salience of an input channel divided by the median salience of the channels. 1 means"
+        " that all channels have the same range.",
         "",
-        f"The inputs are those of {plan['calibration']} noisy images along the model's own trajectories. The damage is"
-        f" that of {plan['images']} images, DDIM with {plan['steps']} steps without guidance, against the"
-        " full-precision images of the same snapshot with the same noise. The options of the methods are those of the"
-        " mini profile.",
+        f"The inputs are those of {plan['calibration']} noisy images from the model's own trajectories. The damage is"
+        f" measured on {plan['images']} images (DDIM with {plan['steps']} steps, without guidance). They are compared"
+        " with the full-precision images of the same snapshot and the same noise. The options of the methods are those"
+        " of the mini profile.",
         "",
         f"![Spread of channels and damage along the training]({figure.as_posix()})",
         "",
@@ -49,18 +49,21 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         *summary(study),
         "",
+        "[The miniature](miniature.md#the-third-model-photographs-of-clothes) says what follows from this.",
+        "",
         "## Outliers",
         "",
-        "Each cell has the median of the blocks and, after the slash, the largest of the blocks.",
+        "Every block has its own value. The first number of a cell is the median over the blocks, the second is the"
+        " largest.",
         "",
         *outlier_tables(snapshots),
         "## Damage",
         "",
-        *damage_table(study),
+        "The first number of a cell is PSNR-FP in dB; more is better. FD-FP stands in brackets; less is better. The"
+        " images of the first snapshots are noise. For them FD-FP means nothing, because its classifier learned from"
+        " photographs.",
         "",
-        "PSNR-FP in dB, more is better; in brackets FD-FP, less is better. FD-FP depends on the features of the"
-        " classifier, which was trained on real photographs. For the first snapshots, whose images are noise, only"
-        " PSNR-FP has a meaning.",
+        *damage_table(study),
         "",
         f"Command: `{study['command']}`; commit {study['commit']}.",
         "",
@@ -73,7 +76,7 @@ def summary(study: Mapping[str, Any]) -> list[str]:
     snapshots = study["snapshots"]
     first, last = snapshots[0], snapshots[-1]
     span = f"From iteration {first['iteration']:,} to iteration {last['iteration']:,}"
-    lines = [f"{span} (largest value of the blocks):", ""]
+    lines = [f"{span}, with the largest value of all blocks:", ""]
     for what, title in (("activations", "inputs"), ("weights", "weights")):
         for value in ("spread", "kurtosis"):
             ends = {role: (max(first[what][role][value]), max(last[what][role][value])) for role in ROLES}
@@ -83,9 +86,8 @@ def summary(study: Mapping[str, Any]) -> list[str]:
     for method, bits in rows_of_plan(study):
         psnr = [(rows_of(entry, [(method, bits)])[0]["psnr_fp"], entry["iteration"]) for entry in snapshots]
         (worst, when), (final, _) = min(psnr), psnr[-1]
-        name = f"{PRINTED[method]} at {bits.upper()}"
-        lowest = f"PSNR-FP is lowest at iteration {when:,} ({worst:.1f} dB)"
-        lines.append(f"- {name}: {lowest} and {final:.1f} dB at the end.")
+        name = f"PSNR-FP of {PRINTED[method]} at {bits.upper()}"
+        lines.append(f"- {name} is lowest at iteration {when:,}: {worst:.1f} dB. At the end it is {final:.1f} dB.")
     return lines
 
 

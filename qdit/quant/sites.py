@@ -295,8 +295,8 @@ def transform_site(model: nn.Module, site: Site, transform: Transform | Sequence
 def split_low_rank(model: nn.Module, site: Site, rank: int) -> LowRank:
     """Divide the floating-point weight of a linear site into a branch of this rank and a residual, in place.
 
-    The branch is that of the singular values (`low_rank`). It is put in and returned. Then quantize the residual, which
-    is the site's weight.
+    The branch holds the largest singular values of the weight (`low_rank`). It becomes a part of the site, and is
+    returned. The site's weight becomes the residual, which is not quantized yet: the caller quantizes it.
     """
     branch = low_rank(matrix_of(model, site), rank)
     quantize_site(model, site, low_rank=branch)

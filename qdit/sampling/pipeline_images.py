@@ -2,7 +2,8 @@
 
 The pipeline's own transformer is replaced by that of the checkpoint. Image i has prompt i (after the last prompt they
 begin again) and its own random generator, whose seed depends only on (root seed, i). So all methods see the same noise.
-A chunk is one call of the pipeline. Of a clip, evenly spaced frames are kept; they are consecutive images.
+A chunk is one call of the pipeline. Of a clip only some frames are kept, at equal distances. Each kept frame counts as
+one image, and the frames of a clip have consecutive image numbers.
 """
 
 import inspect

@@ -147,7 +147,7 @@ def common_protocol(profile: Profile, setting: Mapping[str, Any]) -> dict[str, A
 
 
 def common_dtype(profile: Profile) -> str | None:
-    """Return the precision in `compute`: that of images, and of clips if `video` has none."""
+    """Return the profile's `compute.dtype`, or None. It is for images, and for clips without a `video.dtype`."""
     dtype: str | None = profile.get("compute", {}).get("dtype")
     return dtype
 

@@ -228,8 +228,8 @@ def held_out_accuracy(network: Instruments, clips: Clips, *, seed: int = 0) -> d
 
     `cell` is the fraction of objects with a detection in their cell or a neighbouring one. `digit` and `colour` are the
     fractions that are correct at the object's cell. `retrieval` is the fraction of clips whose own prompt is the best
-    match among 256. `quality` is the correlation of the judged quality with the severity of the damage. `aesthetic` is
-    the fraction of frames that are correctly judged as real or as a broken composition.
+    match among 256. `quality` is the correlation of the judged quality with 1 − the severity of the damage.
+    `aesthetic` is the fraction of frames that are correctly judged as real or as a broken composition.
     """
     labels, draw = labels_of(clips), torch_generator(seed, Purpose.TRAINING, 5)
     frames = pixels(clips.frames).transpose(1, 2).flatten(0, 1)

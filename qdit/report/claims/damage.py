@@ -66,11 +66,12 @@ def moved(key: Key) -> Key:
 def at_bits(
     node: ast.expr, table: str, sets: Mapping[str, Sequence[Key]], source: Measured, papers: Measured
 ) -> tuple[ast.expr, dict[str, Sequence[Key]], tuple[Key, ...]]:
-    """Rewrite an expression and its sets of keys for `BITS` (W4A4).
+    """Rewrite the expression of a claim for `BITS` (W4A4). `sets` maps each of its loop variables to the keys.
 
-    The third value lists the settings, steps or resolutions that remain in the loops, if some were left out because
-    they have no measured row at `BITS`. If none of them has one, the loops stay complete, and the cells say what is
-    missing. `source` has the rows at `BITS`, `papers` the rows at the papers' bits.
+    Return the expression, the new sets, and the kept keys. A loop over settings, steps or resolutions leaves out keys
+    without a measured row at `BITS`. The kept keys are those of shortened loops; they are empty if no loop was
+    shortened. If no key of a loop has a measured row, this loop stays complete. `source` has the rows at `BITS`,
+    `papers` the rows at the papers' bits.
     """
     known, present = places(papers, table), places(source, table, measured=True)
     named = {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}

@@ -92,9 +92,10 @@ def bits_of(row: Row) -> str:
 
 
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
-    """Return (low end, value, high end), cut for a logarithmic axis; only the value without an interval.
+    """Return the value of a metric with its interval: (low end, value, high end).
 
-    Empty if the value is not positive.
+    Both ends are at most a factor `LONGEST` away from the value, because the axis is logarithmic. A row without an
+    interval gives (value,). A value that is missing or not positive gives ().
     """
     value = row[metric]
     if value is None or value <= 0:
