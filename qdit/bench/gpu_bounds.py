@@ -84,7 +84,7 @@ def judge(measured: list[dict[str, Any]]) -> list[Judged]:
     pairs: list[tuple[int | str, float]] = [*LINEAR_GOALS.items(), (CHANNEL, CHANNEL_GOAL)]
     goals = dict(pairs)
     return [
-        Judged.measured(Goal(f"bound of {f'g{size}' if size != CHANNEL else size}, times bf16", goals[size]), value)
+        Judged.measured(Goal(f"bound ÷ bf16, {size if size == CHANNEL else f'groups of {size}'}", goals[size]), value)
         for size, value in bounds.items()
         if size in goals
     ]

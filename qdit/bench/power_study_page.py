@@ -35,13 +35,14 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         f"![Share of separated pairs against the number of images]({figure.as_posix()})",
         "",
-        "The table has the share of separated pairs for each number of images.",
+        "The table has the share of separated pairs for each number of images." + fewer_pairs(study),
         "",
         *table(study),
         "",
         f"*Mean* is the mean of the shares up to {study['plan']['counted_up_to']} images. *Same order* counts the"
         " separated pairs of all columns together. It is the share of pairs in which the better row is also better with"
-        " all images of the rows.",
+        " all images of the rows. Bootstrap intervals from few images are often too narrow. So a share at 8 or 16 images"
+        " can be too large; some of these pairs are separated by chance.",
         "",
         "## Which metric should rank the rows",
         "",
@@ -62,7 +63,24 @@ def choice(study: Mapping[str, Any]) -> str:
         return f"No metric qualifies by this rule. Tables are ranked by {present.title}."
     if chosen == present.name:
         return f"The rule takes {present.title}. All tables rank by it."
-    return f"The rule takes {METRICS[chosen].title}. The tables rank by {present.title} at present."
+    return (
+        f"The rule takes {METRICS[chosen].title}. Claims about the order of methods on a miniature use this metric"
+        f" ([claims](claims.md#what-a-miniature-measures)). The tables still rank by {present.title}. So their order can"
+        f" differ from the order by {METRICS[chosen].title}."
+    )
+
+
+def fewer_pairs(study: Mapping[str, Any]) -> str:
+    """Sentences that say which numbers of images fewer rows have. Empty if all columns have equally many pairs."""
+    pairs = {entry["images"]: entry["pairs"] for measured in study["metrics"].values() for entry in measured}
+    most = max(pairs.values(), default=0)
+    fewer = [str(size) for size in sorted(pairs) if pairs[size] < most]
+    if not fewer:
+        return ""
+    return (
+        f" Fewer rows have {' or '.join(fewer)} images. So do not compare"
+        f" {'this column' if len(fewer) == 1 else 'these columns'} with the others."
+    )
 
 
 def table(study: Mapping[str, Any]) -> list[str]:

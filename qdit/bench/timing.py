@@ -1,7 +1,7 @@
 """Time several candidates in one process. They run alternately, so that clock rate and cache are alike for all.
 
-The CPU time of the process is measured, because on a shared machine wall time includes the time of other processes.
-Therefore all candidates must compute with one thread.
+The CPU time of the process is measured, because on a shared machine wall time includes the time of other processes. CPU
+time adds up the time of all threads. So all candidates must compute with one thread.
 """
 
 import time

@@ -98,5 +98,9 @@ class Method(ABC):
     def correct(
         self, model: Network, quantized: Quantized, calibration: Mapping[str, CalibrationSet], options: Any
     ) -> Quantized:
-        """Add this method's correction to a model quantized by its base method; `model` is the full-precision model."""
+        """Add this method's correction to `quantized`, and return the result.
+
+        `quantized` is the result of the method that `base` names, `model` is the full-precision model. For example,
+        PTQD corrects the result of Q-Diffusion.
+        """
         raise Unsupported(f"{self.name}: does not build on the checkpoint of another method")

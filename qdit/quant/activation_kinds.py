@@ -16,7 +16,11 @@ MODULES = (nonlinear, temporal, grid_activations)
 def build_activation(
     spec: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], context: StepContext
 ) -> Activation | None:
-    """Build the quantizer that `spec` and `tensors` describe; None for no spec. `context` belongs to its model."""
+    """Build the quantizer that `spec` and `tensors` describe; None for no spec.
+
+    `context` holds the timesteps of the current forward pass of the model. Quantizers with a range for each timestep
+    read it.
+    """
     if spec is None:
         return None
     cls = ACTIVATIONS.find(spec.get("kind"))

@@ -26,7 +26,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class ReplayWalk:
-    """Gives the inputs of one block of a network after the other, from the first block to the last, for some batches.
+    """Gives the inputs of each block of a network for some batches, one block after the other.
 
     For each batch it stores the outputs of a block until no later block uses them. Usually these are the outputs of one
     block; with skip connections they are those of several.

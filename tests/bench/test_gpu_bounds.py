@@ -71,9 +71,9 @@ def test_goals_are_compared_with_the_bound_of_the_form_that_is_used() -> None:
     ]
     judged = gpu_bounds.judge(rows)
     assert [(goal.goal.name, goal.verdict) for goal in judged] == [
-        ("bound of g32, times bf16", "missed"),
-        ("bound of g288, times bf16", "met"),
-        ("bound of token × channel, times bf16", "met"),
+        ("bound ÷ bf16, groups of 32", "missed"),
+        ("bound ÷ bf16, groups of 288", "met"),
+        ("bound ÷ bf16, token × channel", "met"),
     ]
 
 

@@ -80,5 +80,8 @@ def test_the_page_says_the_shares_and_the_choice(tmp_path: Path) -> None:
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert "10 rows of the tables" in text and "there are 2 such groups" in text
     assert "| FD-FP | 20% | 40% | 60% | 90% | 40.0% | 100.0% |" in text
-    assert "The rule takes MSE-FP." in text
+    assert "The rule takes MSE-FP." in text and "do not compare" not in text
     assert "The rule takes FD-FP. All tables rank by it." in page_text(study | {"chosen": "fd_fp"}, Path("a.svg"))
+    shorter = {"mse_fp": [*measured([0.5] * 4)[:3], {"images": 512, "pairs": 4, "share": 0.5, "consistent": 1.0}]}
+    fewer = page_text(study | {"metrics": shorter}, Path("a.svg"))
+    assert "Fewer rows have 512 images. So do not compare this column with the others." in fewer

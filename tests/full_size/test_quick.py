@@ -66,7 +66,7 @@ def test_a_record_keeps_the_parts_that_are_not_measured_again(tmp_path: Path, mo
     assert read_record(out)["measured"] == content["measured"]
     assert said == ["import-pt: 2 s, 1 s of CPU, peak 3.00 GiB"]
     text = text_of(content)
-    assert "of vae" in text and "0.5, 0.2" in text and "1×4" in text and "different pixel values" in text
+    assert "of vae" in text and "0.5, 0.2" in text and "1×4" in text and "distinct pixel values" in text
     assert text.count("yes") == 2  # of both parts, in one table
     assert "Not measured: weights, calibrate" in text
     (page,) = write_page(content, tmp_path / "page")

@@ -45,7 +45,7 @@ def sample(
 ) -> Tensor:
     """Sample one clip for each scenario: uint8 (N, 3, 8, 16, 16). The noise of clip i depends on (protocol.seed, i).
 
-    `places`: see `moving_digits_prompts.encode`.
+    With `places`, the vectors of an object's words also say on which side it stands (`moving_digits_prompts.encode`).
     """
     parts = []
     for start in tqdm(range(0, len(scenarios), BATCH), desc="clips", unit="batch", mininterval=5):

@@ -196,7 +196,7 @@ def _gpu_code(content: Mapping[str, Any]) -> Grid:
         (str(row["size"]), str(row["form"]), *(significant(float(row[name])) for name in numbers))
         for row in content["measured"]
     )
-    heads = ("Group size", "Form", "Instructions", "Bound, share of the int8 peak", "Bound, × bfloat16 peak")
+    heads = ("Group size", "Form", "Instructions", "Bound, share of the int8 peak", "Bound ÷ bfloat16 peak")
     return Grid(heads, tuple(body), 2)
 
 
