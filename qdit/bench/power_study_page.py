@@ -41,8 +41,8 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         f"*Mean* is the mean of the shares up to {study['plan']['counted_up_to']} images. *Same order* counts the"
         " separated pairs of all columns together. It is the share of pairs in which the better row is also better with"
-        " all images of the rows. Bootstrap intervals from few images are often too narrow. So a share at 8 or 16 images"
-        " can be too large; some of these pairs are separated by chance.",
+        " all images of the rows. Bootstrap intervals from few images are often too narrow. So a share at 8 or 16"
+        " images can be too large; some of these pairs are separated by chance.",
         "",
         "## Which metric should rank the rows",
         "",
@@ -65,8 +65,8 @@ def choice(study: Mapping[str, Any]) -> str:
         return f"The rule takes {present.title}. All tables rank by it."
     return (
         f"The rule takes {METRICS[chosen].title}. Claims about the order of methods on a miniature use this metric"
-        f" ([claims](claims.md#what-a-miniature-measures)). The tables still rank by {present.title}. So their order can"
-        f" differ from the order by {METRICS[chosen].title}."
+        f" ([claims](claims.md#what-a-miniature-measures)). The tables still rank by {present.title}. So their order"
+        f" can differ from the order by {METRICS[chosen].title}."
     )
 
 
