@@ -42,7 +42,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         f"*Mean* is the mean of the shares up to {study['plan']['counted_up_to']} images. *Same order* counts the"
         " separated pairs of all columns together. It is the share of pairs in which the better row is also better with"
         " all images of the rows. Bootstrap intervals from few images are often too narrow. So a share at 8 or 16"
-        " images can be too large; some of these pairs are separated by chance.",
+        " images can be too large; some of these pairs may be separated by chance.",
         "",
         "## Which metric should rank the rows",
         "",
