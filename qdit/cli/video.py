@@ -34,7 +34,7 @@ def embed(
     device: Device = "cpu",
     threads: Threads = 1,
 ) -> None:
-    """Compute the text embeddings of a suite.
+    """Compute the text embeddings of the prompts of a prompt suite.
 
     Each prompt goes through T5 once, so sampling needs no text encoder. A stopped command continues from the parts
     beside OUT.

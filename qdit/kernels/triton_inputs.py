@@ -1,7 +1,8 @@
 """A modulated LayerNorm and the tanh-GELU in Triton, as separate kernels or as the first steps of one that quantizes.
 
-In both cases `entered` computes them, and one kernel computes mean and deviation of a LayerNorm. So a fused quantizer
-gives exactly the codes of two separate passes. These are the float32 operations; each is rounded once:
+In both cases the same function (`entered`) computes them, and before it the same kernel (`statistics_kernel`) computes
+mean and deviation of a LayerNorm. So a fused quantizer gives exactly the codes of two separate passes. These are the
+float32 operations; each is rounded once:
 
     LayerNorm  ((x − mean) · (1 / √(variance + 1e-6))) · (1 + scale) + shift
     GELU       x / (1 + exp(−2 √(2/π) (x + 0.044715 x³)))
