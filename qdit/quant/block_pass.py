@@ -170,6 +170,9 @@ def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None
     """Return the written-out pass of a block that is in training, or None if torch must compute the block."""
     if type(block) is not DiTBlock or len(inputs) != 2 or [len(store.shape) for store in inputs] != [2, 1]:
         return None
+    # A store of a GPU's rows may lie on the host: its chunks do not say where the block is.
+    if any(store.device.type != "cpu" for store in inputs) or block.attn.qkv.weight.device.type != "cpu":
+        return None
     chunks = [chunk for store in inputs for chunk in store.chunks]
     compiled_backend = learning_backend(*chunks)
     if compiled_backend is None or not all(chunk.is_contiguous() for chunk in chunks) or not takes_block(block):

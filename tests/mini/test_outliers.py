@@ -105,7 +105,7 @@ def test_a_study_continues_and_takes_later_snapshots(
     assert measured[3:] == ["000001"], "another plan measures again"
     write_page({**study, "command": "qdit bench outliers"}, tmp_path / "page.md", tmp_path / "images" / "figure.svg")
     page = (tmp_path / "page.md").read_text()
-    assert "over 3 snapshots" in page and "| 4 |" in page and "](images/figure.svg)" in page
+    assert "has 3 snapshots" in page and "| 4 |" in page and "](images/figure.svg)" in page
     assert "RTN W4A8" in (tmp_path / "images" / "figure.svg").read_text()
     worst, when = min((entry["damage"][0]["psnr_fp"], entry["iteration"]) for entry in study["snapshots"])
     final = study["snapshots"][-1]["damage"][0]["psnr_fp"]
