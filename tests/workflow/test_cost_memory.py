@@ -189,5 +189,5 @@ def test_the_page_of_pipelines_has_the_estimates_of_doctor(repository: Path, mon
         profile = load_profile(name)
         peaks = [cost_memory.pipeline_memory(profile, run)["quantize"].gpu for run in runs_of(profile, name)]
         low, high = (f"{cost_memory.MARGIN * peak / 1e9:.0f}" for peak in (min(peaks), max(peaks)))
-        assert f"{title} takes {low} to {high} GB" in page
+        assert f"{low} to {high} GB for {title}" in page
         assert f"at most {high} GB of a GPU" in memory_lines(profile)[0]
