@@ -115,7 +115,7 @@ def test_what_is_no_package_is_refused(folder: Path, tmp_path: Path) -> None:
     [
         (IMAGES, idx(np.zeros((6, 28, 28)), 2049), "not an IDX file of 28×28 images"),
         (IMAGES, idx(np.zeros((6, 28, 27)), 2051), "not an IDX file of 28×28 images"),
-        (IMAGES, gzip.compress(b"short"), "not an IDX file of 28×28 images"),
+        (IMAGES, gzip.compress(b"short", mtime=0), "not an IDX file of 28×28 images"),
         (IMAGES, idx(np.zeros((6, 28, 28)), 2051)[:40], "not a complete gzip file"),
         (IMAGES, idx(np.zeros((5, 28, 28)), 2051), "found 5 images and 6 labels"),
         (LABELS, idx(np.full(6, 10), 2049), "not an IDX file of labels 0 to 9"),
