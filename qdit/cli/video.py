@@ -306,14 +306,13 @@ def train_video_room(
     from qdit.mini.training.video_room import LEAST, REQUIRED, study_room
 
     use_threads(threads)
-    found = study_room(weights, instruments, out, command=f"qdit train video-room {out}")
-    for name, room in found.items():
+    by_dimension = study_room(weights, instruments, out, command=f"qdit train video-room {out}")
+    for name, room in by_dimension.items():
         ends = f"[{room.low:+.4f}, {room.high:+.4f}] {'room' if room.is_there else ''}"
         typer.echo(
             f"{name:24} real {room.real:.4f}, full {room.full:.4f}, RTN W4A4 {room.damaged:.4f}, {ends}".rstrip()
         )
-    typer.echo(
-        f"{sum(room.is_there for room in found.values())} of {len(found)} have room, at least {REQUIRED} are required"
-    )
+    with_room = sum(room.is_there for room in by_dimension.values())
+    typer.echo(f"{with_room} of {len(by_dimension)} have room, at least {REQUIRED} are required")
     for name, least in LEAST.items():
-        typer.echo(f"{name} of full precision: {found[name].full:.3f}, at least {least} is required")
+        typer.echo(f"{name} of full precision: {by_dimension[name].full:.3f}, at least {least} is required")

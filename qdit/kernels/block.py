@@ -152,8 +152,8 @@ class BlockBuffers:
 
     def set_grids(self, grids: Mapping[int, Grid]) -> None:
         """Set scale, zero point and levels of each quantizer; a key is the quantizer's index in `GRIDS`."""
-        for place, grid in grids.items():
-            self.block.grids[place][:] = grid
+        for index, grid in grids.items():
+            self.block.grids[index][:] = grid
 
     def run(self, stage: Stage) -> None:
         """Compute one pass, for example `Stage.ATTENTION`."""
@@ -164,6 +164,6 @@ class BlockBuffers:
         """Return Σ |output − target|^power / (samples · width), which the last LOSS pass computed."""
         return float(self.block.error)
 
-    def of_scale(self, place: int) -> float:
-        """Return the gradient of a quantizer's scale; `place` is the quantizer's index in `GRIDS`."""
-        return float(self.block.of_scales[place] / self.block.grids[place][0])
+    def of_scale(self, index: int) -> float:
+        """Return the gradient of a quantizer's scale; `index` is the quantizer's index in `GRIDS`."""
+        return float(self.block.of_scales[index] / self.block.grids[index][0])

@@ -96,16 +96,16 @@ def fake_static_kernel(
     first = tl.program_id(0).to(tl.int64) * BLOCK
     at = first + tl.arange(0, BLOCK)
     mask = at < count
-    place = (first % width).to(tl.int32) + tl.arange(0, BLOCK)
-    group = place % width // size
+    position = (first % width).to(tl.int32) + tl.arange(0, BLOCK)
+    group = position % width // size
     OUT: tl.constexpr = y.dtype.element_ty
     TYPE: tl.constexpr = tl.float32 if EXACT else OUT
     value = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     if BEFORE > 0:
         value = entered(
             value,
-            (first // width).to(tl.int32) + place // width,
-            place % width,
+            (first // width).to(tl.int32) + position // width,
+            position % width,
             mask,
             statistics,
             shift,

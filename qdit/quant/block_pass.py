@@ -127,7 +127,7 @@ class BlockPass:
     def _buffers_for(self, samples: int) -> BlockBuffers:
         if self.buffers is None or self.buffers.shape.samples != samples:
             shape = Shape(samples, self.x.shape[1], self.heads, self.x.shape[2], self.hidden)
-            quantized = [name for place, name in enumerate(LINEARS) if place in self.scales]
+            quantized = [name for index, name in enumerate(LINEARS) if index in self.scales]
             learns = self.modulation is not None
             biases = [linear.bias for linear in self.linears]
             self.buffers = BlockBuffers(
@@ -141,29 +141,29 @@ class BlockPass:
         buffers, chosen = self._buffers_for(len(rows.on_cpu)), rows.on_cpu
         modulation = self.of_all if self.modulation is None else self.modulation.forward(chosen)
         buffers.begin(chosen, self.x, targets.whole(), modulation, of_all=self.modulation is None, power=power)
-        buffers.set_grids({place: scale.grid() for place, scale in self.scales.items()})
+        buffers.set_grids({index: scale.grid() for index, scale in self.scales.items()})
         self._forward(buffers)
         self._backward(buffers)
-        for place, scale in self.scales.items():
-            scale.keep(buffers.of_scale(place))
+        for index, scale in self.scales.items():
+            scale.keep(buffers.of_scale(index))
         if self.modulation is not None and buffers.of_modulation is not None:
             self.modulation.backward(buffers.of_modulation.flatten(1))
         return torch.tensor(buffers.error, dtype=torch.float64)
 
     def _forward(self, buffers: BlockBuffers) -> None:
-        for place, stage in enumerate((Stage.FIRST_NORM, Stage.ATTENTION, Stage.SECOND_NORM, Stage.GELU)):
+        for index, stage in enumerate((Stage.FIRST_NORM, Stage.ATTENTION, Stage.SECOND_NORM, Stage.GELU)):
             buffers.run(stage)
-            self.linears[place].forward(buffers.rounded[place], buffers.output[place])
+            self.linears[index].forward(buffers.rounded[index], buffers.output[index])
         buffers.run(Stage.LOSS)
 
     def _backward(self, buffers: BlockBuffers) -> None:
         stages = (Stage.FIRST_BACKWARD, Stage.ATTENTION_BACKWARD, Stage.SECOND_BACKWARD, Stage.GELU_BACKWARD)
-        for place in (3, 2, 1, 0):
-            further = place > 0 or self.passes_first
-            of_entered = buffers.of_entered[place] if further else None
-            self.linears[place].backward(buffers.rounded[place], buffers.of_output[place], of_entered)
-            if further:
-                buffers.run(stages[place])
+        for index in (3, 2, 1, 0):
+            has_gradient = index > 0 or self.passes_first
+            of_entered = buffers.of_entered[index] if has_gradient else None
+            self.linears[index].backward(buffers.rounded[index], buffers.of_output[index], of_entered)
+            if has_gradient:
+                buffers.run(stages[index])
 
 
 def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None:
@@ -236,9 +236,9 @@ def scales_of(block: DiTBlock) -> dict[int, ScalePass]:
     """Return the quantizers of the linears' inputs and of the attention operands, keyed by their index in `GRIDS`."""
     modules = [*soft_linears(block), *(getattr(block.attn, name) for name in OPERANDS)]
     activations = (getattr(module, "activation", None) for module in modules)
-    learned = {place: activation for place, activation in enumerate(activations) if activation is not None}
+    learned = {index: activation for index, activation in enumerate(activations) if activation is not None}
     assert len(modules) == len(GRIDS)
-    return {place: ScalePass(cast(LearnedScale, activation)) for place, activation in learned.items()}
+    return {index: ScalePass(cast(LearnedScale, activation)) for index, activation in learned.items()}
 
 
 def value_factor(block: DiTBlock) -> Tensor | None:

@@ -77,8 +77,8 @@ class FewAdam:
         self.steps += 1
         share = rate / (1 - BETAS[0] ** self.steps)
         root = math.sqrt(1 - BETAS[1] ** self.steps)
-        for place, (before, gradient) in enumerate(zip(self.values.tolist(), gradients, strict=True)):
-            mean = self.means[place] = BETAS[0] * self.means[place] + (1 - BETAS[0]) * gradient
-            square = self.squares[place] = BETAS[1] * self.squares[place] + (1 - BETAS[1]) * gradient * gradient
+        for index, (before, gradient) in enumerate(zip(self.values.tolist(), gradients, strict=True)):
+            mean = self.means[index] = BETAS[0] * self.means[index] + (1 - BETAS[0]) * gradient
+            square = self.squares[index] = BETAS[1] * self.squares[index] + (1 - BETAS[1]) * gradient * gradient
             after = before - share * mean / (math.sqrt(square) / root + EPSILON)
-            self.values[place] = before / 2 if after <= 0 else after  # a NaN stays, and is refused
+            self.values[index] = before / 2 if after <= 0 else after  # a NaN stays, and is refused

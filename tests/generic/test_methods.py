@@ -122,13 +122,13 @@ def test_what_a_network_lacks_is_said_with_the_option_that_helps(method, hint):
 def test_pointwise_convolutions_have_branches_and_transforms(method, options, tmp_path):
     """The MLP of Sana: what is stored is loaded again, and its layers have the parts that linears have."""
     result = check("sana", method, options, tmp_path, bits=(4, 8))
-    part = "low_rank" if method == "svdquant" else "transform"
+    attribute = "low_rank" if method == "svdquant" else "transform"
     convolutions = [
         site for site in tiny_network("sana").sites() if site.kind == "pointwise" and site.block is not None
     ]
     assert len(convolutions) == 4
     for site in convolutions:
-        assert getattr(result.model.get_submodule(site.name), part) is not None
+        assert getattr(result.model.get_submodule(site.name), attribute) is not None
 
 
 @pytest.mark.parametrize(

@@ -193,10 +193,10 @@ def test_sizes_are_searched_for_the_transformer_of_a_pipeline(folder: Path, tmp_
     for kind, words in (("ilp", "0 calls measured"), ("racing", "of the budget")):
         options = '{"population": 4, "parents": 2, "crossover": 2, "mutation": 2, "iterations": 1}'
         more = ("--options", options) if kind == "racing" else ()
-        found = command(
+        searched = command(
             "search", folder / "flux", tmp_path / f"{kind}.json", "--kind", kind, "--calibration", calls, *sizes, *more
         )
-        assert words in found.output
+        assert words in searched.output
     command(
         *("quantize", folder / "flux", tmp_path / "made", "--method", "q-dit", "--calibration", calls),
         *("--allocation", tmp_path / "ilp.json"),

@@ -303,8 +303,8 @@ def test_fused_quantizers_give_the_codes_of_two_passes(on_triton, dtype, size):
     for late in late_inputs(dtype, tokens=25):  # more values than a program
         rows = dispatch.computed(late)
         for groups, narrow in ((1, torch.float32), (48 // size, torch.float16)):
-            given = torch.rand(groups) + 0.05, torch.randint(256, (groups,))
-            fake, simple = (dispatch.narrow_static(x, *given, 8, narrow) for x in (late, rows))
+            scale_and_zero = torch.rand(groups) + 0.05, torch.randint(256, (groups,))
+            fake, simple = (dispatch.narrow_static(x, *scale_and_zero, 8, narrow) for x in (late, rows))
             assert fake.shape == late.shape and fake.dtype == narrow
             assert torch.equal(fake.nan_to_num(7), simple.nan_to_num(7)), "rows of large numbers are NaN in float16"
 

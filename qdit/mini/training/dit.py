@@ -240,10 +240,6 @@ class Trainer:
                 "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(self.device),
             }
 
-    def averaged_state(self) -> dict[str, Tensor]:
-        """State dict of the moving average of the weights, with the official tensor names."""
-        return {**self.model.state_dict(), **self.average}
-
 
 DIGITS_DIT = DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=144, depth=7, num_heads=6, num_classes=10)
 """DiT-XL/2 at an eighth of the width and a quarter of the depth, on 8×8 digits: 16 tokens."""

@@ -123,12 +123,12 @@ def rooms(
         values = [clip["video_results"] for clip in results[name][1]]
         return resampled_means(values, DIMENSIONS.index(name), RESAMPLES)
 
-    found = {}
+    by_dimension = {}
     for name in scored[0]:
         best, high, low = (results[name][0] for results in scored)
         ends = interval(resampled(scored[1], name) - resampled(scored[2], name))
-        found[name] = Room(best, high, low, high - low, *ends)
-    return found
+        by_dimension[name] = Room(best, high, low, high - low, *ends)
+    return by_dimension
 
 
 def measure_room(
@@ -149,7 +149,7 @@ def measure_room(
 def study_room(weights: Path, instruments: Path, out: Path, *, command: str) -> dict[str, Room]:
     """Measure the room of the scores for a weights file or training checkpoint, and write it as JSON."""
     observer = load_observer(instruments)
-    found = measure_room(load_video_model(weights), observer, places=has_places(weights))
+    by_dimension = measure_room(load_video_model(weights), observer, places=has_places(weights))
     study = {
         "command": command,
         "commit": commit(),
@@ -157,9 +157,9 @@ def study_room(weights: Path, instruments: Path, out: Path, *, command: str) -> 
         "packages": packages(),
         "weights": {"file": weights.name, "sha256": sha256_file(weights)},
         "instruments": {"file": instruments.name, "sha256": observer.digest},
-        "dimensions": {name: {**asdict(room), "room": room.is_there} for name, room in found.items()},
-        "with_room": sum(room.is_there for room in found.values()),
+        "dimensions": {name: {**asdict(room), "room": room.is_there} for name, room in by_dimension.items()},
+        "with_room": sum(room.is_there for room in by_dimension.values()),
         "required": {"with_room": REQUIRED, **LEAST},
     }
     write_json(out, study)
-    return found
+    return by_dimension

@@ -39,9 +39,9 @@ def observer() -> Observer:
 def test_equal_clips_leave_no_room(observer: Observer) -> None:
     prompts = all_prompts(2)
     clips = reference_clips(prompts, samples=2)
-    found = rooms(observer, clips, clips, prompts, samples=2)
-    assert set(found) == set(DIMENSIONS)
-    for room in found.values():
+    by_dimension = rooms(observer, clips, clips, prompts, samples=2)
+    assert set(by_dimension) == set(DIMENSIONS)
+    for room in by_dimension.values():
         assert room.full == room.damaged == room.real and (room.difference, room.low, room.high) == (0, 0, 0)
         assert not room.is_there
 
@@ -49,9 +49,9 @@ def test_equal_clips_leave_no_room(observer: Observer) -> None:
 def test_noise_leaves_room_where_the_scores_fall(observer: Observer) -> None:
     prompts = all_prompts(2)
     clips = reference_clips(prompts, samples=2)
-    found = rooms(observer, clips, noise_clips(clips), prompts, samples=2)
+    by_dimension = rooms(observer, clips, noise_clips(clips), prompts, samples=2)
     for name in ("temporal_flickering", "motion_smoothness"):
-        room = found[name]
+        room = by_dimension[name]
         assert room.is_there and 0 < room.low <= room.difference <= room.high
         assert room.difference == pytest.approx(room.full - room.damaged)
     mirrored = rooms(observer, noise_clips(clips), clips, prompts, samples=2)
@@ -68,8 +68,8 @@ def test_the_damage_is_rtn_at_four_bits_and_clips_keep_their_noise(observer: Obs
     worse = clips_of(prepare_inference(damaged(model, PLAN, places=False)), prompts, PLAN, places=False)
     assert worse.prompts == full.prompts and not torch.equal(worse.frames, full.frames)
     full = clips_of(prepare_inference(deepcopy(model)), prompts, PLAN, places=False)
-    found = measure_room(model, observer, places=False, plan=PLAN, prompts=prompts)
-    assert found == rooms(observer, full, worse, prompts, samples=1)
+    by_dimension = measure_room(model, observer, places=False, plan=PLAN, prompts=prompts)
+    assert by_dimension == rooms(observer, full, worse, prompts, samples=1)
 
 
 def test_a_checkpoint_says_what_its_words_hold(tmp_path) -> None:
@@ -86,10 +86,10 @@ def test_a_checkpoint_says_what_its_words_hold(tmp_path) -> None:
 def test_the_study_is_written(tmp_path) -> None:
     trainer = VideoTrainer(TINY, VideoTrainingConfig(batch_size=2, bfloat16=False), tmp_path)
     trainer.run(until=1)
-    found = study_room(trainer.state.path, INSTRUMENTS, tmp_path / "room.json", command="qdit train video-room")
+    by_dimension = study_room(trainer.state.path, INSTRUMENTS, tmp_path / "room.json", command="qdit train video-room")
     study = read_json(tmp_path / "room.json")
     assert study["with_room"] == sum(entry["room"] for entry in study["dimensions"].values())
     assert {name: entry["full"] for name, entry in study["dimensions"].items()} == {
-        name: room.full for name, room in found.items()
+        name: room.full for name, room in by_dimension.items()
     }
     assert load_video_model(trainer.state.path).config == TINY
