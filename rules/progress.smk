@@ -7,7 +7,7 @@ from pathlib import Path
 from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
 from qdit.workflow.first_look import FirstLook
 from qdit.workflow.priorities import leading_table
-from qdit.workflow.progress import Progress, planned_jobs
+from qdit.workflow.progress import ROWS, Progress, planned_jobs
 from qdit.workflow.progress_findings import learned_labels, names_of
 from qdit.workflow.progress_log import attach
 from qdit.workflow.replicates import with_replicates
@@ -25,17 +25,22 @@ PROGRESS = attach(workflow, when_nothing=say_what_there_is)
 
 
 def watch():
-    """Show the progress of the tables whose pages this run makes."""
-    made = {str(file) for job in workflow.dag.jobs for file in job.output}
+    """Show the progress of the tables whose pages this run makes, or of the single rows that the user asked for."""
+    outputs = {str(file) for job in workflow.dag.jobs for file in job.output}
     pages = {name: f"{RESULTS}/tables/{name}.html" for name in config["tables"]}
-    pages = {name: page for name, page in pages.items() if page in made}
+    pages = {name: page for name, page in pages.items() if page in outputs}
     shown = {name: with_replicates(config, profiles.runs_of(config, name)) for name in pages}
     runs = {f"{run_folder(run)}/metrics.json": run for of_table in shown.values() for run in of_table}
     rows = {name: [f"{run_folder(run)}/metrics.json" for run in of_table] for name, of_table in shown.items()}
+    last_files = {name: [page] for name, page in pages.items()}
+    if single := [str(file) for file in target_rows(workflow.dag.targetjobs)]:
+        every = [run for name in config["tables"] for run in with_replicates(config, profiles.runs_of(config, name))]
+        runs |= {f"{run_folder(run)}/metrics.json": run for run in every}
+        rows[ROWS] = last_files[ROWS] = single
     resources = workflow.resource_settings
     cores = max(resources.cores or 0, resources.nodes or 0)
-    jobs = planned_jobs(workflow.dag, pages)
-    progress = Progress(rows, pages, jobs, cores=cores, learned=learned_labels(config))
+    jobs = planned_jobs(workflow.dag, last_files)
+    progress = Progress(rows, last_files, jobs, cores=cores, learned=learned_labels(config))
     first = leading_table(config) if leading_table(config) in pages else next(iter(pages), None)
     look = first and workflow.is_main_process and FirstLook(first, runs, Path(RESULTS), str(workflow.basedir))
     PROGRESS.begin(progress, runs, names_of(config), Path(RESULTS, "logs", "run.log"), look or None)

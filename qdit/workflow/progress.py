@@ -44,13 +44,17 @@ class PlannedJob:
         return self.rule, self.label
 
 
-def planned_jobs(dag: Any, pages: Mapping[str, str]) -> list[PlannedJob]:
-    """List the jobs of Snakemake's graph that must run. `pages` maps each table to its HTML file."""
+ROWS = "rows"
+"""Name under which single rows are counted (`qdit run --row`). They have no page; the last files are metrics.json."""
+
+
+def planned_jobs(dag: Any, last_files: Mapping[str, Sequence[str]]) -> list[PlannedJob]:
+    """List the jobs of Snakemake's graph that must run. `last_files` maps each table to the files made last for it."""
     waiting: dict[Any, set[str]] = defaultdict(set)
     for job in dag.jobs:
         output_files = set(map(str, job.output))
-        for table, page in pages.items():
-            if page in output_files:
+        for table, files in last_files.items():
+            if not output_files.isdisjoint(files):
                 for need in ancestors(job, dag.dependencies):
                     waiting[need].add(table)
     return [
@@ -77,19 +81,23 @@ def ancestors(job: Any, dependencies: Mapping[Any, Iterable[Any]]) -> set[Any]:
 
 
 class Progress:
-    """The state of a run. `rows` maps each table to the metrics.json of its rows. Paths are written as in Snakemake."""
+    """The state of a run. Paths are written as in Snakemake.
+
+    `rows` maps each table to the metrics.json of its rows. `last_files` maps each table to the files that are made last
+    for it, which is one page. Single rows without a table have the name `ROWS`.
+    """
 
     def __init__(
         self,
         rows: Mapping[str, Sequence[str]],
-        pages: Mapping[str, str],
+        last_files: Mapping[str, Sequence[str]],
         jobs: Iterable[PlannedJob],
         *,
         cores: int,
         learned: Iterable[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.rows, self.pages = rows, pages
+        self.rows, self.last_files = rows, last_files
         self.jobs = {job.number: job for job in jobs}
         self._waiting = {output for job in self.jobs.values() for output in job.outputs}
         self._cores, self._learned, self._clock = max(1, cores), frozenset(learned), clock
@@ -156,8 +164,8 @@ class Progress:
         return list(dict.fromkeys(row for rows in self.rows.values() for row in rows))
 
     def is_done(self, table: str) -> bool:
-        """Return whether a table's page exists and will not be made again."""
-        return self.pages[table] not in self._waiting
+        """Return whether the last files of a table exist and will not be made again."""
+        return self._waiting.isdisjoint(self.last_files[table])
 
     def seconds_left(self, table: str | None = None) -> float:
         """Estimate the wall seconds that the unfinished jobs of a table need, or all jobs without a table."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qdit.workflow.progress import Progress
+from qdit.workflow.progress import ROWS, Progress
 
 BAR = 12
 
@@ -40,8 +40,10 @@ def total_line(progress: Progress) -> str:
 def plain_line(progress: Progress, *, ended: bool = False) -> str:
     """Write one line about all tables, for log files and pipes."""
     rows, done = progress.all_rows(), progress.measured_rows()
-    finished = sum(map(progress.is_done, progress.rows))
-    counts = f"{len(done)} of {len(rows)} rows, {finished} of {len(progress.rows)} tables"
+    tables = [name for name in progress.rows if name != ROWS]
+    counts = f"{len(done)} of {len(rows)} rows"
+    if tables or not rows:
+        counts += f", {sum(map(progress.is_done, tables))} of {len(tables)} tables"
     return f"qdit: {counts}; {times(progress, ended=ended)}"
 
 
@@ -56,7 +58,9 @@ def table_done_line(progress: Progress, table: str, finding: str) -> str:
     """Write the line about a finished table and its page."""
     done, total = len(progress.measured_rows(table)), len(progress.all_rows(table))
     finding_text = f"; {finding}" if finding else ""
-    return f"qdit: {table} is done, {done} of {total} rows{finding_text}; {progress.pages[table]}"
+    if table == ROWS:
+        return f"qdit: {done} of {total} rows are done{finding_text}"
+    return f"qdit: {table} is done, {done} of {total} rows{finding_text}; {progress.last_files[table][0]}"
 
 
 def failure_line(rule: str, outputs: list[str], logs: list[str]) -> str:

@@ -53,7 +53,7 @@ class Run4:
         waits = frozenset({"table2"})
         jobs = [PlannedJob(n, "evaluate", "", (str(self.file(label)),), waits) for n, label in enumerate(LABELS)]
         jobs.append(PlannedJob(9, "table", "", (self.page,), waits))
-        self.progress = Progress({"table2": list(self.runs)}, {"table2": self.page}, jobs, cores=2, clock=self.clock)
+        self.progress = Progress({"table2": list(self.runs)}, {"table2": [self.page]}, jobs, cores=2, clock=self.clock)
         self.children: list[Child] = []
         self.commands: list[list[str]] = []
         self.options: dict[str, Any] = {}

@@ -12,10 +12,10 @@ import pytest
 
 from qdit.core.run import Run
 from qdit.workflow.profile import load_profile
-from qdit.workflow.progress import PlannedJob, Progress, planned_jobs
+from qdit.workflow.progress import ROWS, PlannedJob, Progress, planned_jobs
 from qdit.workflow.progress_findings import Ranked, finding, learned_labels, names_of, ranked
 from qdit.workflow.progress_log import ProgressHandler
-from qdit.workflow.progress_text import duration, failure_line, plain_line, table_line
+from qdit.workflow.progress_text import duration, failure_line, plain_line, table_done_line, table_line
 from tests.workflow.graph import GraphJob
 
 LABELS = ("fp", "rtn", "q-dit")
@@ -76,7 +76,7 @@ def progress(tmp_path: Path, page: str, clock: Clock) -> Progress:
         jobs.append(PlannedJob(10 * number + 1, "evaluate", label, (str(metrics_file(tmp_path, label)),), waits))
     jobs.append(PlannedJob(90, "table", "", (page,), waits))
     jobs.append(PlannedJob(91, "index", "", ("index.html",), frozenset()))
-    return Progress(rows, {"table2": page}, jobs, cores=2, clock=clock)
+    return Progress(rows, {"table2": [page]}, jobs, cores=2, clock=clock)
 
 
 def finish(progress: Progress, clock: Clock, number: int, seconds: float) -> None:
@@ -313,11 +313,26 @@ def test_jobs_know_which_tables_wait_for_them() -> None:
         def jobid(self, job: GraphJob) -> int:
             return jobs.index(job)
 
-    planned = planned_jobs(Graph(), {"one": "t1.html", "two": "t2.html"})
+    planned = planned_jobs(Graph(), {"one": ["t1.html"], "two": ["t2.html"]})
     assert [(job.rule, job.label, sorted(job.tables)) for job in planned] == [
         ("sample", "rtn", ["one"]),
         ("table", "", ["two"]),
     ]
+
+
+def test_single_rows_are_counted_without_a_table(tmp_path: Path, clock: Clock) -> None:
+    """`qdit run --row` makes no page: its rows are the last files."""
+    measure(tmp_path, "fp", None)
+    files = [str(metrics_file(tmp_path, label)) for label in LABELS]
+    jobs = [PlannedJob(1, "evaluate", "rtn", (files[1],), frozenset({ROWS}))]
+    jobs += [PlannedJob(2, "evaluate", "q-dit", (files[2],), frozenset({ROWS}))]
+    progress = Progress({ROWS: files}, {ROWS: files}, jobs, cores=2, clock=clock)
+    assert plain_line(progress).startswith("qdit: 1 of 3 rows; about") and not progress.is_done(ROWS)
+    finish(progress, clock, 1, 5)
+    assert not progress.is_done(ROWS)
+    finish(progress, clock, 2, 5)
+    assert progress.is_done(ROWS) and progress.seconds_left(ROWS) == 0
+    assert table_done_line(progress, ROWS, "") == "qdit: 3 of 3 rows are done"
 
 
 def test_a_line_of_a_table(progress: Progress) -> None:
