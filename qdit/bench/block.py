@@ -86,9 +86,10 @@ QUICK = Scale(large=DiTConfig(input_size=4, depth=1, hidden_size=288, num_heads=
 
 @dataclass(frozen=True)
 class Form:
-    """Rows whose sites hold the same. `key` (JSON) describes the sites; `why` says why integers cannot compute them.
+    """Rows whose sites are quantized in the same way. `key` (JSON) describes the sites.
 
-    `measured` is the times: number of threads → values.
+    `why` says why the integer layers cannot compute them, or is None. `measured` has the times: number of threads →
+    values.
     """
 
     key: str

@@ -178,7 +178,7 @@ def stage_rows(name: str, entry: dict[str, Any]) -> list[list[str]]:
 
 
 def fact_text(value: Any) -> str:
-    """A fact as a short text."""
+    """Return a value of a record as a short text for the page."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

@@ -34,7 +34,7 @@ def gelu(x: Tensor, *, late: bool) -> Tensor | LateInput:
 
 
 class LateGelu(nn.GELU):
-    """The module of `gelu(x, late=True)`, for a model whose linears do not compute the GELU after them."""
+    """A GELU that leaves its computation to the next layer where a kernel can do it (`gelu` with `late=True`)."""
 
     def __init__(self) -> None:
         super().__init__(approximate="tanh")

@@ -124,7 +124,10 @@ def inputs_kernel(
 
 
 class Before(NamedTuple):
-    """What a kernel computes before it quantizes: the number `BEFORE`, and the arguments of `entered`."""
+    """What a kernel computes of its input before it quantizes: nothing, a GELU or a modulated LayerNorm.
+
+    `number` says which of them (`NONE`, `GELU`, `NORM`). The other fields are arguments of `entered`.
+    """
 
     number: int
     statistics: Tensor

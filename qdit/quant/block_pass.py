@@ -197,7 +197,11 @@ def takes_linear(module: nn.Module) -> bool:
 
 
 def takes_modulation(block: DiTBlock) -> bool:
-    """Whether adaLN is in training, or constant because no quantizer of it depends on the batch or the timestep."""
+    """Whether the passes can compute with the adaLN linear of this block.
+
+    They can if the linear is in training. Otherwise its outputs are computed once for all samples. So its inputs must
+    have no quantizer or a static one: the other quantizers depend on the batch or on the timestep.
+    """
     parts = list(block.adaLN_modulation.children())
     if len(parts) != 2:
         return False

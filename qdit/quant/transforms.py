@@ -51,7 +51,7 @@ class Transform(nn.Module):
         """Build the transform from its facts and tensors; CheckpointError if they disagree."""
 
     def spec(self) -> dict[str, Any]:
-        """Return kind and facts as JSON."""
+        """Return the kind of the transform and its `facts` in one JSON object, as the checkpoint stores them."""
         return {"kind": self.kind, **self.facts()}
 
 

@@ -54,7 +54,7 @@ class StoredWeight(ABC):
         """Build the weight from its facts and tensors. Raises CheckpointError if they disagree or are damaged."""
 
     def spec(self) -> dict[str, Any]:
-        """Return kind and facts as JSON."""
+        """Return the kind of the weight and its `facts` in one JSON object, as the checkpoint stores them."""
         return {"kind": self.kind, **self.facts()}
 
 

@@ -129,8 +129,8 @@ def quantize_memory(profile: Profile, run: Run) -> Memory:
 def observing(sizes: Sizes, rows: int, scope: str) -> Memory:
     """Return the peak memory while the inputs of one block's layers are recorded for `rows` samples.
 
-    Large stores (inputs of the widest linear, attention probabilities) are filled on the host. When they are read from
-    there, the inputs of the layers before them are already freed.
+    The largest stores (inputs of the widest linear, attention probabilities) are filled on the host. Later each of them
+    is read to the GPU. By then the inputs of the layers before are freed, so the GPU never holds both.
     """
     narrow, wide = rows * (SEEN[scope] - WIDE) * sizes.tokens, rows * WIDE * sizes.tokens
     probabilities = rows * sizes.probabilities if scope == "own" else 0.0

@@ -29,7 +29,7 @@ class Makespan:
 def critical_paths(jobs: Iterable[Job]) -> dict[str, float]:
     """Return job → seconds from its start to the end of the last job that waits for it, directly or through other jobs.
 
-    There are as many GPUs as jobs.
+    The times assume that there are as many GPUs as jobs, so that no job waits for a GPU.
     """
     known = {job.name: job for job in jobs}
     waiting: dict[str, list[str]] = defaultdict(list)

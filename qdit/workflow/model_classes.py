@@ -68,7 +68,7 @@ def summary(coverages: Sequence[Coverage]) -> str:
 
 
 def classes_markdown(coverages: Sequence[Coverage]) -> str:
-    """Write the page of the documentation about all classes."""
+    """Return docs/model-classes.md, the page about all classes, as Markdown."""
     rows = [f"| {' | '.join(quoted(row))} |" for row in map(cells, coverages)]
     head = [f"| {' | '.join(HEADINGS)} |", "|" + "---|" * len(HEADINGS)]
     return "\n".join([INTRODUCTION, f"{summary(coverages)}.\n", *head, *rows])

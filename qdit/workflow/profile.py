@@ -177,7 +177,7 @@ def protocol_flags(profile: Profile, setting: str, *, decoded: bool = True) -> l
 
 
 def embeddings_file(profile: Profile, setting: str) -> str | None:
-    """Return the file of text embeddings for a setting, below the results. None if prompts are words."""
+    """Return the file of text embeddings for a setting, below the results. None if the model has no text encoder."""
     model = profile["settings"][setting]["model"]
     return embeddings_path(model) if "text_encoder" in profile["models"][model] else None
 
