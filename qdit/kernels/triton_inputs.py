@@ -124,7 +124,10 @@ def inputs_kernel(
 
 
 class Before(NamedTuple):
-    """What a kernel computes before it quantizes: the number `BEFORE`, and the arguments of `entered`."""
+    """What a kernel computes before it quantizes: nothing, a LayerNorm or a GELU.
+
+    `number` says which (NONE, NORM or GELU). The other fields are arguments of the kernel function `entered`.
+    """
 
     number: int
     statistics: Tensor

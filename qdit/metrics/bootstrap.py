@@ -79,7 +79,7 @@ def multiplicities(images: int, resamples: int, *, frames: int = 1) -> np.ndarra
 def clip_multiplicities(clips: int, resamples: int, split: int) -> np.ndarray:
     """How often each clip or image occurs in each resample: (resamples, clips).
 
-    Each part of `split` clips is resampled by itself.
+    The clips are divided into consecutive parts of `split` clips. Each part is resampled by itself.
     """
     draw = np.random.Generator(np.random.Philox(SEED))
     sizes = [min(split, clips - start) for start in range(0, clips, split)]

@@ -197,7 +197,10 @@ def takes_linear(module: nn.Module) -> bool:
 
 
 def takes_modulation(block: DiTBlock) -> bool:
-    """Whether adaLN is in training, or constant because no quantizer of it depends on the batch or the timestep."""
+    """Whether the passes can compute adaLN.
+
+    They can if its linear is in training, if its input is not quantized, or if its input has static ranges.
+    """
     parts = list(block.adaLN_modulation.children())
     if len(parts) != 2:
         return False
