@@ -126,8 +126,8 @@ def text(content: dict[str, Any], *, style: str = "simple") -> str:
     about = (
         f"The command was `{content['command']}`. The processor was {processors} ({content['machine']['cores']} cores)."
         f" Threads of a part: {threads}. *s* is wall time. *Peak* is the largest memory that the process of the part"
-        " has held so far, with mapped files. *Load* is the load average before and after the part. A + behind a commit"
-        " means that some files differed from the commit."
+        " has held so far; it includes memory-mapped files. *Load* is the load average of the machine before and after"
+        " the part. A + behind a commit means that some source files differed from this commit."
     )
     missing = [f"Not measured: {', '.join(names)}.", ""] if (names := [n for n in parts() if n not in measured]) else []
     return "\n".join(

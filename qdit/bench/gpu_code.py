@@ -1,8 +1,9 @@
 """Machine code of the Triton kernels, without a GPU: instructions per group in the grouped linear, and a speed bound.
 
-A multiprocessor has four schedulers; each issues one instruction of a warp of 32 threads in a cycle. A program of 64 ×
-128 outputs has four warps. Its tensor cores multiply 4096 pairs of 8-bit numbers in a cycle. So a group takes at least
-as many cycles as one warp has instructions, and at least (64 · 128 · bytes of the group) / 4096 cycles.
+A multiprocessor has four schedulers. Each issues one instruction of one warp (32 threads) in a cycle. One run of the
+kernel (a *program* of Triton) computes 64 × 128 outputs with four warps, one for each scheduler. So a group of inputs
+takes at least as many cycles as one warp has instructions for it. The tensor cores of a multiprocessor multiply 4096
+pairs of 8-bit numbers in a cycle. So a group also takes at least (64 · 128 · bytes of the group) / 4096 cycles.
 """
 
 import re

@@ -121,8 +121,8 @@ def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[
 def entries(counts: dict[int, list[int]]) -> list[dict[str, Any]]:
     """For each number of images: the share of pairs that are separated, and the share of these in the right order.
 
-    The right order is the one that all images give. `counts` maps a number of images to numbers of pairs: all,
-    separated, separated in the right order.
+    A pair of methods is separated if its difference is more than chance. The right order is the one that all images
+    give. `counts` maps a number of images to three numbers of pairs: all, separated, separated in the right order.
     """
     return [
         {"images": size, "pairs": pairs, "share": apart / pairs, "consistent": same / apart if apart else None}

@@ -148,7 +148,10 @@ def percent(value: float) -> str:
 
 
 def curve(steps: Sequence[Mapping[str, Any]], places: np.ndarray) -> np.ndarray:
-    """Held-out metric of the best genome so far, at the numbers of sampled images in `places`. NaN before the first."""
+    """Held-out metric of the best genome so far, after each number of sampled images in `places`.
+
+    NaN where no genome is measured yet.
+    """
     known = np.array([step["images_sampled"] for step in steps])
     values = np.array([np.nan, *(step["held_out"] for step in steps)], np.float64)
     return values[np.searchsorted(known, places, side="right")]

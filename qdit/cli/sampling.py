@@ -61,8 +61,8 @@ Fps = Annotated[int | None, typer.Option(help="Clips: frames per second. Default
 class Flags:
     """Flags of a command that samples; None means that a flag is not set.
 
-    `common` are protocol fields that both families have; `images` and `clips` are fields of one family. `for_images`
-    and `for_clips` are other flags that only one family has.
+    `common`, `images` and `clips` hold fields of a protocol: those of both families, only of images, and only of clips.
+    `for_images` and `for_clips` hold flags of one family that are no protocol fields.
     """
 
     owner: Path

@@ -34,7 +34,10 @@ def gelu(x: Tensor, *, late: bool) -> Tensor | LateInput:
 
 
 class LateGelu(nn.GELU):
-    """A GELU that leaves its computation to the next layer where a kernel can do it (`gelu` with `late=True`)."""
+    """GELU as a module that leaves its computation to the next layer, where a kernel can do it (`gelu`, late=True).
+
+    `defer_unprepared` puts it into the MLPs of a model that is not prepared for inference.
+    """
 
     def __init__(self) -> None:
         super().__init__(approximate="tanh")

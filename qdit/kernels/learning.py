@@ -115,7 +115,7 @@ def through_grid(
 
 
 def gelu(compiled_backend: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute GELU(x) in the tanh form and its slope. x is contiguous."""
+    """Compute GELU(x), in its tanh form, and the derivative at x. x is contiguous."""
     y, slope = torch.empty_like(x), torch.empty_like(x)
     _library(compiled_backend).qdit_gelu(
         compiled_backend.variant, x.numel(), x.data_ptr(), y.data_ptr(), slope.data_ptr()

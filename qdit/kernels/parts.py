@@ -89,7 +89,7 @@ def hadamard_step(size: int) -> Step:
 
 
 def make_branch(up: Tensor, down: Tensor) -> Branch:
-    """Make a branch from its factors: `up` (outputs, rank), `down` (rank, width), in any floating-point type."""
+    """Make a low-rank branch from its factors `up` (outputs, rank) and `down` (rank, width), of any float type."""
     outputs, rank = up.shape
     if down.ndim != 2 or down.shape[0] != rank or rank < 1:
         raise ConfigError(f"branch: factors {tuple(up.shape)} and {tuple(down.shape)} have no product")

@@ -80,9 +80,10 @@ def operations() -> "Operations":
 
 
 def late_disagreement(device: str) -> str | None:
-    """Test a LayerNorm and a GELU before a quantizer. Return text about what is wrong, or None.
+    """Test the kernels that compute LayerNorm or GELU and then quantize. Return text about what is wrong, or None.
 
-    Their values must be near torch's on the CPU. Codes and simulated values must equal those of two separate passes.
+    The values of LayerNorm and GELU must be near torch's on the CPU. The codes and the simulated values must equal
+    those of two separate kernels, one for LayerNorm or GELU and one for the quantizer.
     """
     from qdit.kernels import triton_fake, triton_inputs, triton_quantize
     from qdit.kernels.inputs import GeluInput, ModulatedInput

@@ -124,9 +124,9 @@ def inputs_kernel(
 
 
 class Before(NamedTuple):
-    """What a kernel computes of its input before it quantizes: nothing, a GELU or a modulated LayerNorm.
+    """What a kernel computes before it quantizes: nothing, a LayerNorm or a GELU.
 
-    `number` says which of them (`NONE`, `GELU`, `NORM`). The other fields are arguments of `entered`.
+    `number` says which (NONE, NORM or GELU). The other fields are arguments of the kernel function `entered`.
     """
 
     number: int

@@ -66,7 +66,7 @@ def block_count(tensors: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def read_weights(path: Path) -> Mapping[str, Tensor]:
-    """Tensors of a .pth or .pt file (weights only) or of a safetensors file; CheckpointError if there is none."""
+    """Read the tensors, by name, of a .pth, .pt or safetensors file. CheckpointError if there is no such file."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file; `qdit fetch` with the profile that needs it downloads it")
     return read_official(path) if path.suffix in OFFICIAL_SUFFIXES else load_tensors(path)[0]

@@ -197,10 +197,9 @@ def takes_linear(module: nn.Module) -> bool:
 
 
 def takes_modulation(block: DiTBlock) -> bool:
-    """Whether the passes can compute with the adaLN linear of this block.
+    """Whether the passes can compute adaLN.
 
-    They can if the linear is in training. Otherwise its outputs are computed once for all samples. So its inputs must
-    have no quantizer or a static one: the other quantizers depend on the batch or on the timestep.
+    They can if its linear is in training, if its input is not quantized, or if its input has static ranges.
     """
     parts = list(block.adaLN_modulation.children())
     if len(parts) != 2:

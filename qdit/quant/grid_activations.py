@@ -40,8 +40,8 @@ class NvFp4Activation(Activation):
     """NVFP4 quantizer: E2M1 elements, an E4M3 scale for each block of channels of a token, and one float32 scale more.
 
     The float32 scale multiplies all block scales of a token and comes from the token's largest value. So the output of
-    a sample does not depend on the other samples of its batch. If `tensor_scale` is given, it is the float32 scale. It
-    was calibrated once for the whole tensor, as NVIDIA defines the format.
+    a sample does not depend on the other samples of its batch. If `tensor_scale` is given, the float32 scale is this
+    calibrated number. It is then the same for the whole tensor, as NVIDIA defines the format.
     """
 
     def __init__(self, *, block_size: int = NVFP4_BLOCK, tensor_scale: float | None = None) -> None:

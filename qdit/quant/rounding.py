@@ -16,7 +16,10 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 def initial_alpha(weight: Tensor, scale: Tensor) -> Tensor:
-    """Compute the start value α₀ with h(α₀) = fractional part of weight / scale. So training begins at the weight."""
+    """Compute the start value α₀: h(α₀), the `rectified_sigmoid`, is the fractional part of weight / scale.
+
+    So training begins at the unrounded weight.
+    """
     ratio = weight / scale
     fraction = ratio - ratio.floor()
     return -torch.log((ZETA - GAMMA) / (fraction - GAMMA) - 1)

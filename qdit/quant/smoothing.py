@@ -1,7 +1,8 @@
 """Smoothing: channel factors that move large values from the inputs of a linear into its weight.
 
-The factor of channel j is λ_j = max|X_j|^α / max|W_j|^β. The linear sees x / λ and has W · diag(λ). SmoothQuant
-(Xiao et al., ICML 2023) has β = 1 − α. SVDQuant and DiTAS choose the exponents for each layer on a grid.
+The factor of channel j is λ_j = max|X_j|^α / max|W_j|^β. X_j are the inputs of the channel, and W_j is its column of
+the weight W. The linear gets the input x / λ and the weight W · diag(λ). SmoothQuant (Xiao et al., ICML 2023) has
+β = 1 − α. SVDQuant and DiTAS choose the exponents for each layer on a grid.
 """
 
 from collections.abc import Callable, Sequence

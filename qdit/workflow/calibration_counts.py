@@ -40,9 +40,9 @@ def split_kind(kind: str) -> tuple[str, int | None]:
 def samples_of(profile: Profile, setting: str, kind: str) -> int:
     """Return the value of `qdit calibrate --samples`: the number of noisy samples, without their unconditional copies.
 
-    An unconditional copy is the same sample without its label. A kind can contain a number of rows per step, as
-    `per-step-256` does. These 256 rows include the copies. The returned value is then the number of noisy samples at
-    all steps together.
+    An unconditional copy is the same sample without its label. The name of a kind can have a number, as in
+    `per-step-256`: the set then has 256 rows at each step, with the copies. The returned value is the number of noisy
+    samples at all steps together.
     """
     name, at_step = split_kind(kind)
     if at_step is None:

@@ -70,7 +70,7 @@ def printed(command: Sequence[str]) -> str:
 
 
 def executable(command: Sequence[str]) -> list[str]:
-    """Return the command, started as a module of this Python; the PATH is not used."""
+    """Return the command as a module of this Python (`python -m …`), so that it does not depend on PATH."""
     return [sys.executable, "-m", *command]
 
 

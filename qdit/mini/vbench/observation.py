@@ -34,7 +34,8 @@ BATCH = 64
 class Detection:
     """A place in a frame where an object may stand; `down` and `across` count cells.
 
-    `digits`: digit → probability that it stands here; they sum to the objectness. `colours`: colour → its probability.
+    `digits` maps each digit to the probability that it stands here. These probabilities sum to the objectness: the
+    probability that any digit stands here. `colours` maps each colour to its probability.
     """
 
     digits: Mapping[str, float]

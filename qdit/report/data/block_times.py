@@ -132,7 +132,10 @@ class Measured:
 
 
 def measured_blocks(results: Path) -> Measured:
-    """Read the block times beside a profile's results, or else in the repository; list damaged records."""
+    """Read the block times of a CPU and of a GPU: records beside a profile's results, or else those of the repository.
+
+    `problems` of the result names the damaged records.
+    """
     problems: list[str] = []
     cpu = next(_readable(_cpu_files(results), problems), None)
     gpu = next(_readable(_gpu_files(results), problems), None)

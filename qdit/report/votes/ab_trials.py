@@ -84,8 +84,8 @@ def contests_of(
 ) -> list[Contest]:
     """Return the runs to compare: one Contest for each block and bits of a table that match the arguments.
 
-    The default is the first table of kind `table2`. Without arguments: only the contest with the fewest bits, because
-    there the images of methods differ most. ConfigError if no block matches.
+    The default table is the first of kind `table2`. If `settings`, `forms` and `bits` are all empty, only the contest
+    with the fewest bits is returned, because there the images of methods differ most. ConfigError if no block matches.
     """
     table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
