@@ -62,8 +62,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "The first number of a cell is PSNR-FP in dB; more is better. FD-FP stands in brackets; less is better.",
         "",
         "The images of the first snapshots are noise. For them FD-FP means nothing, because its classifier learned from"
-        " photographs."
-        + sentence_about_equal_images(snapshots),
+        " photographs." + sentence_about_equal_images(snapshots),
         "",
         *damage_table(study),
         "",
