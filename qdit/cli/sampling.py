@@ -138,7 +138,10 @@ def protocol(
 
 
 def family_of_checkpoint(folder: Path) -> str | None:
-    """Family of a quantized checkpoint. None if the folder does not say it; then a later step reports the error."""
+    """Family of a quantized checkpoint's model: `dit`, `stdit3` or `diffusers`.
+
+    None if the folder does not say it; then a later step reports the error.
+    """
     from qdit.core.errors import QditError
     from qdit.quant.folder import read_config
 

@@ -1,6 +1,7 @@
 """Calls of the compiled library for reconstruction: learned rounding, learned scales and tanh-GELU, with gradients.
 
-It also calls the search for the grid (scale, zero point) with the smallest error, with which quantization begins.
+It also calls the search for the grid (scale, zero point) with the smallest error. Learned rounding starts
+from this grid.
 
 Tensors are float32 on the CPU. One thread computes. If `qdit.kernels.dispatch.learning_backend` gives no backend, torch
 computes everything.

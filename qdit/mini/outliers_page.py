@@ -59,9 +59,10 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         *outlier_tables(snapshots),
         "## Damage",
         "",
-        "The first number of a cell is PSNR-FP in dB; more is better. FD-FP stands in brackets; less is better. The"
-        " images of the first snapshots are noise. For them FD-FP means nothing, because its classifier learned from"
-        " photographs.",
+        "The first number of a cell is PSNR-FP in dB; more is better. FD-FP stands in brackets; less is better.",
+        "",
+        "The images of the first snapshots are noise. For them FD-FP means nothing, because its classifier learned from"
+        " photographs." + sentence_about_equal_images(snapshots),
         "",
         *damage_table(study),
         "",
@@ -76,19 +77,31 @@ def summary(study: Mapping[str, Any]) -> list[str]:
     snapshots = study["snapshots"]
     first, last = snapshots[0], snapshots[-1]
     span = f"From iteration {first['iteration']:,} to iteration {last['iteration']:,}"
-    lines = [f"{span}, with the largest value of all blocks:", ""]
+    lines = [f"Outliers. {span}, the value of the worst block changed:", ""]
     for what, title in (("activations", "inputs"), ("weights", "weights")):
         for value in ("spread", "kurtosis"):
             ends = {role: (max(first[what][role][value]), max(last[what][role][value])) for role in ROLES}
             role, (before, after) = max(ends.items(), key=lambda entry: entry[1][1] / entry[1][0])
             name = f"{value.capitalize()} of the {title}"
             lines.append(f"- {name} changes most in {role}: from {before:.3g} to {after:.3g}.")
+    lines += ["", "Damage. A lower PSNR-FP is a larger damage:", ""]
     for method, bits in rows_of_plan(study):
         psnr = [(rows_of(entry, [(method, bits)])[0]["psnr_fp"], entry["iteration"]) for entry in snapshots]
         (worst, when), (final, _) = min(psnr), psnr[-1]
         name = f"PSNR-FP of {PRINTED[method]} at {bits.upper()}"
         lines.append(f"- {name} is lowest at iteration {when:,}: {worst:.1f} dB. At the end it is {final:.1f} dB.")
     return lines
+
+
+def sentence_about_equal_images(snapshots: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence that names the snapshots that no method changed; empty if there is none."""
+    equal = [f"{entry['iteration']:,}" for entry in snapshots if not any(row["mse_fp"] for row in entry["damage"])]
+    if not equal:
+        return ""
+    return (
+        f" At iteration {', '.join(equal)} quantization changes no pixel: PSNR-FP has the value of"
+        " [equal images](protocol.md#metrics)."
+    )
 
 
 def rows_of_plan(study: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,10 @@ IN_KERNEL = {"divide", "shift", "hadamard"}
 
 
 def sites_text(sites: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Describe the sites in lines. Sites with equal quantizers share a line with their number; largest number first."""
+    """Describe the sites in lines. Sites with equal quantizers share a line, which says how many they are.
+
+    The line of the most sites comes first.
+    """
     counts = Counter(" | ".join(site_parts(spec)) for spec in sites.values())
     return [f"{count} site{'s' if count > 1 else ''}: {one_line(text, 400)}" for text, count in counts.most_common()]
 

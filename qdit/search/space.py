@@ -36,7 +36,7 @@ STEEPEST = 700.0
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer: its name and widths."""
+    """A linear layer: its name and its numbers of inputs and outputs."""
 
     name: str
     inputs: int

@@ -135,7 +135,11 @@ def fit(
     epochs: int,
     what: str,
 ) -> None:
-    """Minimize `loss(rows, generator)` with AdamW. `rows` are the clip numbers of a batch."""
+    """Train one network: minimize `loss(rows, generator)` with AdamW over `epochs` passes through the clips.
+
+    `rows` are the clip numbers of a batch. `generator` gives all random numbers of the loss; its seed depends on
+    `stage`, which is another number for each network. `what` names the network in the progress line.
+    """
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
     count = math.ceil(config.clips / config.batch_size)
     progress = tqdm(range(epochs), unit="epoch", desc=what, mininterval=5)
