@@ -10,6 +10,7 @@ from typing import Any
 
 from qdit.bench import block, full_size, gpu, gpu_bounds, kernels, latency, memory, ranges, rounding, sampling
 from qdit.bench.record import judged_of, verdicts
+from qdit.core.commit_words import commit_words
 from qdit.core.errors import DataError
 from qdit.core.files import atomic_path, write_text
 
@@ -73,7 +74,7 @@ def goals_of(content: dict[str, Any]) -> str:
     judged = judged_of(content)
     counts = {kind: sum(j.verdict.startswith(kind) for j in judged) for kind in ("met", "missed", "not")}
     said = f"{counts['met']} goals met, {counts['missed']} missed, {counts['not']} not measured or not applicable"
-    about = f"{content['machine']['processor']}, {content['backend']}, commit {content['commit']}"
+    about = f"{content['machine']['processor']}, {content['backend']}, commit {commit_words(content['commit'])}"
     return f"{said} ({about}).\n\n{verdicts(judged, style='github')}\n"
 
 

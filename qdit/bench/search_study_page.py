@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from qdit.core.commit_words import commit_words
 from qdit.core.files import atomic_path, write_text
 from qdit.core.metrics import METRICS
 
@@ -124,7 +125,8 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         " images. Each seed has its own noise and its own random draws. All winners are measured on noise of one"
         " further seed. The options of each search are in `plan.options` of the study's JSON file.",
         "",
-        f"`{study['command']}` made the study at commit {study['commit']}. It took {study['seconds'] / 60:.0f} minutes"
+        f"`{study['command']}` made the study at commit {commit_words(study['commit'])}. It took"
+        f" {study['seconds'] / 60:.0f} minutes"
         f" with {study['workers']} workers on {study['machine']['processor']} ({study['machine']['cores']} cores).",
         "",
     ]

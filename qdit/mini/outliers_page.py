@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from qdit.core.commit_words import commit_words
 from qdit.core.files import atomic_path, write_text
 
 ROLES = ("qkv", "attn_out", "fc1", "fc2")
@@ -66,7 +67,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         *damage_table(study),
         "",
-        f"Command: `{study['command']}`; commit {study['commit']}.",
+        f"Command: `{study['command']}`; commit {commit_words(study['commit'])}.",
         "",
     ]
     return "\n".join(lines)
