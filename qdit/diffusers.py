@@ -258,8 +258,8 @@ def take(model: Any, network: DiT) -> None:
 def pack(transformer: Any) -> Any:
     """Keep the weights of a loaded quantized transformer packed in memory, in place.
 
-    The outputs keep their bits. Every forward pass unpacks each layer. Raises Unsupported for a transformer that this
-    package did not quantize.
+    The outputs stay the same, bit for bit. Every forward pass unpacks each layer. Raises Unsupported for a
+    transformer that this package did not quantize.
     """
     if not isinstance(transformer, QuantizedTransformer):
         raise Unsupported(

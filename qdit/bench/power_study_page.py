@@ -57,7 +57,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
 
 
 def choice(study: Mapping[str, Any]) -> str:
-    """Sentence that compares the metric that the rule chooses with the one by which tables rank now."""
+    """Say which metric the page's rule chooses, and by which metric the tables rank now."""
     chosen, present = study["chosen"], ranking_metric()
     if chosen is None:
         return f"No metric qualifies by this rule. Tables are ranked by {present.title}."

@@ -281,7 +281,10 @@ def of_clips(metric: Metric) -> bool:
 
 
 def shown_on(page: Page) -> tuple[str, ...]:
-    """Names of the metrics that a page shows, in the order of columns. Where papers are compared, sizes stand first."""
+    """Names of the metrics that a page shows, in the order of columns.
+
+    On the pages `paper` and `table1`, the sizes of checkpoints stand before all other metrics.
+    """
     names = metric_names(lambda metric: page in metric.pages)
     return sizes_first(names) if page in ("paper", "table1") else names
 

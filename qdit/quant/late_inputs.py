@@ -52,7 +52,7 @@ def norms_before_quantizers(model: nn.Module) -> Iterator[ModulatedLayerNorm]:
 
 
 def mlps(model: nn.Module) -> Iterator[Mlp]:
-    """Return the MLPs whose second linear can compute the GELU before it."""
+    """Return the MLPs whose second linear takes the input of the GELU, and computes the GELU itself."""
     for module in model.modules():
         if isinstance(module, Mlp) and takes_late(module.fc2):
             yield module

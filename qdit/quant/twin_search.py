@@ -50,8 +50,9 @@ def search_linear(
 ) -> tuple[Tensor, Tensor]:
     """Find the scales of a weight (parts,) and of its input (1,), searched in alternating rounds.
 
-    x is (…, in), weight (out, in), gradient (…, out). With `twin` the input is a GELU output, and its scale is that of
-    the positive values. With 0 rounds the start values are returned.
+    x is (…, in), weight (out, in), gradient (…, out). The rows of the weight are divided into `parts` equal parts, such
+    as q, k and v. Each part has one scale. With `twin` the input is a GELU output, and its scale is that of the
+    positive values. With 0 rounds the start values are returned.
     """
     x, gradient = x.flatten(0, -2), gradient.flatten(0, -2)
     exact = x @ weight.t()

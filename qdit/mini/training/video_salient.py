@@ -2,8 +2,8 @@
 
 All blocks of an STDiT3 share one modulation linear, so it cannot absorb a factor for a single block. It can absorb one
 factor per channel for all blocks. This factor divides the shift and scale rows of `t_block` and of the blocks' tables.
-It multiplies the columns of every block's qkv (or fc1). V is rescaled and mixed block by block. The parameters are
-those of the image models. No row of clips was used to choose them.
+It multiplies the columns of every block's qkv (or fc1). V is rescaled and mixed block by block. `SalientConfig`
+has the same values as for the image models. No row of clips was used to choose them.
 """
 
 from copy import deepcopy

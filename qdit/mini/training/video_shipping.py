@@ -34,8 +34,8 @@ def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
 def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None = None) -> list[Path]:
     """Write `<name>-natural.safetensors` and `<name>-salient.safetensors` (float16) to the folder `weights`.
 
-    The folder's manifest is written again. The salient form is made from the stored natural form. `salient` holds its
-    parameters, by default those of the image models.
+    The folder's manifest is written again. The salient form is made from the stored natural form. `salient` says
+    how many channels get a factor and how large the factors are; by default as for the image models.
     """
     model, metadata = averaged_video_model(checkpoint)
     described = {key: metadata[key] for key in ("training", "world", "iteration")}

@@ -39,7 +39,8 @@ class Modulated:
     def source(self, path: str, _block: nn.Module, linears: Linears) -> FoldSource | None:
         """Rows of the modulation linear that absorb a factor, for the block at `path`.
 
-        None if the modulation linear is absent, has another number of parts, or has no bias.
+        None if the modulation linear is absent or has no bias. Also None if its number of rows is not `chunks` times
+        the width of the inputs.
         """
         modulation, inputs = linears.get(self.linear), [name for name in self.inputs if name in linears]
         width = linears[inputs[0]].weight.shape[1] if inputs else 0
