@@ -15,7 +15,7 @@ import pytest
 from qdit.bench.gpu_goals import GOALS
 from qdit.core.errors import DataError
 from qdit.core.intervals import Resamples, write_resamples
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.core.run import Run
 from qdit.report.pages.benches import STUDIES, bench_files, benches_of, read_bench
 from qdit.report.pages.claims_page import MARKS

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.core.run import Run
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.data.rows import Block
