@@ -65,8 +65,8 @@ def choice(study: Mapping[str, Any]) -> str:
     if chosen == present.name:
         return (
             f"The rule takes {present.title}. All tables and the leaderboard rank by it. Claims about the order of"
-            " methods on a miniature use it too ([claims](claims.md#what-a-miniature-measures)). FD-FP stays a column of"
-            " every table. It compares features, so its order can differ."
+            " methods on a miniature use it too ([claims](claims.md#what-a-miniature-measures)). FD-FP stays a column"
+            " of every table. It compares features, so its order can differ."
         )
     return (
         f"The rule takes {METRICS[chosen].title}. Claims about the order of methods on a miniature use this metric"
