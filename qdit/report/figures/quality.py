@@ -49,7 +49,8 @@ def sizes(source: Source, figure: Planned) -> Sketch:
                 limits.append(full["fid"])
             if METRICS[metric].ratios:
                 log_axis(axes, limits)
-            axes.grid(axis="y")
+            else:
+                axes.grid(axis="y")
             named_columns(axes, measured)
             axes.set(
                 xlabel="size of the model (MB, as the papers count)",
