@@ -1,7 +1,7 @@
 """Read the files of the pages: Jinja templates, style sheets and scripts. They are data of the package `qdit.report`.
 
-A template escapes every value that is not `Markup`. Every template knows the ranking metric as `ranking`. A name in a
-template without a value is an error.
+A template escapes every value that is not `Markup`. Every template knows `ranking_metric`. A name in a template without
+a value is an error.
 """
 
 from functools import cache
@@ -47,7 +47,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["ranking"] = ranking_metric()
+    environment.globals["ranking_metric"] = ranking_metric()
     return environment
 
 
