@@ -6,7 +6,8 @@ from typing import Any
 
 from qdit.bench.power_study import mean_share
 from qdit.core.files import atomic_path, write_text
-from qdit.core.metrics import METRICS, ranking_metric
+from qdit.core.metrics import METRICS
+from qdit.core.ranking import ranking_metric
 
 COLOURS = ("#6e7781", "#d1690e", "#1f6feb", "#1a7f37", "#8250df", "#bf3989")
 
@@ -62,7 +63,11 @@ def choice(study: Mapping[str, Any]) -> str:
     if chosen is None:
         return f"No metric qualifies by this rule. Tables are ranked by {present.title}."
     if chosen == present.name:
-        return f"The rule takes {present.title}. All tables rank by it."
+        return (
+            f"The rule takes {present.title}. All tables and the leaderboard rank by it. Claims about the order of"
+            " methods on a miniature use it too ([claims](claims.md#what-a-miniature-measures)). FD-FP stays a column"
+            " of every table. It compares features, so its order can differ."
+        )
     return (
         f"The rule takes {METRICS[chosen].title}. Claims about the order of methods on a miniature use this metric"
         f" ([claims](claims.md#what-a-miniature-measures)). The tables still rank by {present.title}. So their order"

@@ -54,7 +54,7 @@ def leaderboard(profile: Profile = MINI, results: Results = None) -> None:
     """Rank every run of a profile.
 
     The command writes leaderboard.csv, .md and .html into the results folder. Each run is a row. Runs of equal
-    setting, form, scope and bits are ranked by FD-FP, with 95 % intervals.
+    setting, form, scope and bits are ranked by the ranking metric (PSNR-FP), with 95 % intervals.
 
     \b
     Example:

@@ -6,11 +6,13 @@ images, for the interval.
 """
 
 import importlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qdit.core.errors import ConfigError
+from qdit.core.number_text import fixed, four_decimals, percent, printed_size, scientific, significant, size
 
 Of = Literal["images", "clips", "both", "checkpoint", "row"]
 """What is measured: images, clips, either, the stored checkpoint, or what a table derives for its rows."""
@@ -18,44 +20,6 @@ Better = Literal["lower", "higher", ""]
 Page = Literal["paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
                "folders", "figures", "tools"]  # fmt: skip
 """`paper` are the papers' comparisons and Table 4; `runs` and `folders` are the two forms of `qdit compare`."""
-
-
-def fixed(decimals: int) -> Callable[[float], str]:
-    """A function that writes a number as text with this many decimals."""
-    return lambda value: f"{value:.{decimals}f}"
-
-
-four_decimals = fixed(4)
-
-
-def significant(value: float) -> str:
-    """Text with three significant digits, without an exponent if it is readable: 0.0352, 12.3, 1870."""
-    if value == 0 or 1e-4 <= abs(value) < 100:
-        return f"{value:#.3g}"
-    return f"{value:.0f}" if abs(value) >= 100 else scientific(value)
-
-
-def scientific(value: float) -> str:
-    """Text with three significant digits and an exponent: 9.80e-4. Exactly zero gives 0."""
-    if value == 0:
-        return "0"
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa}e{int(exponent)}"
-
-
-def size(value: float) -> str:
-    """Text of a size in megabytes: a whole number, or two decimals below 100."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.2f}"
-
-
-def printed_size(value: float) -> str:
-    """Text of a size in megabytes as the paper prints it: cut off, not rounded (`qdit.quant.size.printed_mb`)."""
-    return f"{int(value)}" if value >= 100 else size(value)
-
-
-def percent(value: float) -> str:
-    """Text of a fraction as a percentage with one decimal."""
-    return f"{value:.1%}"
 
 
 @dataclass(frozen=True)
@@ -94,10 +58,17 @@ class Metric:
     """Whether the difference to full precision stands beside it."""
     in_front: bool = False
     """Whether the CSV has it among its first columns."""
-    ranks: bool = False
-    """Whether the leaderboard is ordered by it; one metric only."""
+    about: str = ""
+    """What it is, for readers: the end of a sentence that begins with the title."""
+    unit: str = ""
+    ratios: bool = False
+    """Whether two values are compared by their ratio, on a logarithmic axis; else by their difference."""
+    perfect: float = math.nan
+    """Value of samples that equal those of full precision. If it is infinite, a run has no value (null) instead."""
+    ranks: str = ""
+    """Why tables rank rows by it, for readers: the end of a sentence. One metric has it; the others have none."""
     board_interval: bool = False
-    """Whether the leaderboard shows its interval."""
+    """Whether the leaderboard shows its interval; that of a paired metric stands in other tables too."""
     pages: tuple[Page, ...] = ()
     claim: str = ""
     """Function of the language of claims; the name unless given."""
@@ -121,6 +92,26 @@ class Metric:
     def damage(self, value: float) -> float:
         """The value as a number that grows with damage: −value where larger values are better, else the value."""
         return float(value) if self.better != "higher" else -float(value)
+
+    @property
+    def direction(self) -> str:
+        """Which values are better, for readers: `smaller is better`; empty if neither."""
+        return {"lower": "smaller is better", "higher": "larger is better", "": ""}[self.better]
+
+    @property
+    def axis_title(self) -> str:
+        """Title with the unit, for an axis or a heading: `PSNR-FP (dB)`."""
+        return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    @property
+    def reading(self) -> str:
+        """One sentence for readers: what the metric is, its unit, and which values are better."""
+        unit = f", in {self.unit}" if self.unit else ""
+        return f"{self.title} is {self.about}{unit} ({self.direction})."
+
+    def text(self, value: float) -> str:
+        """A value with its unit."""
+        return f"{self.write(value)} {self.unit}".strip()
 
     @property
     def json_path(self) -> tuple[str, str]:
@@ -153,6 +144,7 @@ def _total(name: str, title: str) -> Metric:
 ENTRIES = (
     Metric("fid", "FID", "images", "lower", fixed(2), function=f"{HERE}:fid", resampled=f"{HERE}:resampled_fid",
            bounded=True, printed=IMAGE_PAPERS, shows_change=True, in_front=True, board_interval=True,
+           ratios=True,
            pages=("paper", "table1", "table6", "integer", "variants", "transfer", "leaderboard", "runs", "folders",
                   "figures", "tools")),
     Metric("sfid", "sFID", "images", "lower", fixed(2), optional=True, function=f"{HERE}:sfid",
@@ -191,12 +183,14 @@ ENTRIES = (
            pages=("table3",)),
     Metric("fd_fp", "FD-FP", "both", "lower", significant, function=f"{HERE}:distance_to_full_precision",
            resampled=f"{HERE}:resampled_distance_to_full_precision", optional=True, of_features=True, paired=True,
-           bounded=True, in_front=True, ranks=True, board_interval=True,
+           bounded=True, in_front=True, board_interval=True, ratios=True, perfect=0.0,
+           about="the Fréchet distance to the full-precision samples of the same noise",
            pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
-                  "folders", "figures", "tools")),
+                  "folders", "tools")),
     Metric("mse_fp", "MSE-FP", "both", "lower", scientific, function=f"{HERE}:error_to_full_precision",
            resampled=f"{HERE}:resampled_error_to_full_precision", optional=True, paired=True, bounded=True, mean=True,
-           in_front=True,
+           in_front=True, ratios=True, perfect=0.0,
+           about="the mean squared difference of pixels to the full-precision samples of the same noise",
            pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "qc", "leaderboard", "runs",
                   "folders", "tools")),
     Metric("mind_fp", "MIND-FP", "both", "lower", significant, function=f"{HERE}:sliced_to_full_precision",
@@ -204,7 +198,12 @@ ENTRIES = (
            bounded=True, pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
     Metric("psnr_fp", "PSNR-FP", "both", "higher", fixed(2), function=f"{HERE}:peak_ratio",
            resampled=f"{HERE}:resampled_peak_ratio", optional=True, paired=True, bounded=True, mean=True,
-           pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
+           in_front=True, board_interval=True, unit="dB", perfect=math.inf,
+           about="the peak signal-to-noise ratio of pixels to the full-precision samples of the same noise",
+           ranks="in the power study it told the most pairs of methods apart (docs/power-study.md); FD-FP, which"
+                 " compares features, can give another order",
+           pages=("paper", "table1", "table3", "table6", "integer", "variants", "transfer", "leaderboard", "runs",
+                  "folders", "figures", "tools")),
     Metric("ssim_fp", "SSIM-FP", "both", "higher", function=f"{HERE}:similarity",
            resampled=f"{HERE}:resampled_similarity", optional=True, paired=True, bounded=True, mean=True,
            pages=("paper", "table1", "table3", "table6", "variants", "leaderboard", "runs", "folders")),
@@ -283,10 +282,18 @@ def of_clips(metric: Metric) -> bool:
 def shown_on(page: Page) -> tuple[str, ...]:
     """Names of the metrics that a page shows, in the order of columns.
 
-    On the pages `paper` and `table1`, the sizes of checkpoints stand before all other metrics.
+    The metric that ranks stands before the other paired metrics. On the pages `paper` and `table1`, the sizes of
+    checkpoints stand before all other metrics.
     """
     names = metric_names(lambda metric: page in metric.pages)
+    names = tuple(sorted(names, key=lambda name: _place(METRICS[name])))
     return sizes_first(names) if page in ("paper", "table1") else names
+
+
+def _place(metric: Metric) -> int:
+    """Place of a metric among the columns; the one that ranks stands before the first paired one."""
+    first = next(place for place, entry in enumerate(METRICS.values()) if entry.paired)
+    return 2 * first - 1 if metric.ranks else 2 * list(METRICS).index(metric.name)
 
 
 def sizes_first(names: Iterable[str]) -> tuple[str, ...]:
@@ -317,11 +324,6 @@ def paired() -> tuple[str, ...]:
 def controlled() -> tuple[str, ...]:
     """Names of the distances to full precision that quality control compares with the distances of its controls."""
     return metric_names(lambda metric: metric.paired and "qc" in metric.pages)
-
-
-def ranking_metric() -> Metric:
-    """The metric that orders the leaderboard."""
-    return next(metric for metric in METRICS.values() if metric.ranks)
 
 
 def claim_functions() -> dict[str, Metric]:

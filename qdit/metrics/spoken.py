@@ -7,11 +7,13 @@ from safetensors import safe_open
 from qdit.core.files import METADATA_KEY, parse_json
 from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import MetricsRecord, Status, read_record
+from qdit.core.ranking import EQUAL, is_equal, ranking_metric
 from qdit.metrics.samples import listed_shards
 from qdit.quant.folder import read_config, read_failure
 from qdit.quant.size import size_actual_mb
 
-MAIN = ("fid", "total", "mfvd", "fd_fp", "mse_fp")
+PAIRED = tuple(dict.fromkeys((ranking_metric().name, "fd_fp", "mse_fp")))
+MAIN = ("fid", "total", "mfvd", *PAIRED)
 """Metrics that `qdit evaluate` shows, where the run has them."""
 NO_FULL_PRECISION = (
     "not computed: they need full precision's samples of the same noise. Quantize the same weights with --method fp"
@@ -72,9 +74,10 @@ def metrics_lines(path: Path) -> list[str]:
     names = [name for name in MAIN if record.metrics.get(name) is not None]
     count = record.protocol.get("images", record.protocol.get("clips"))
     lines = [f"{path}: {f'{count} ' if count else ''}{kind}", *(f"  {metric_text(record, name)}" for name in names)]
-    paired = [METRICS[name].title for name in ("fd_fp", "mse_fp") if record.metrics.get(name) is None]
-    if len(paired) == 2:
-        lines.append(f"  {' and '.join(paired)}: {NO_FULL_PRECISION}")
+    if is_equal(record.metrics):
+        lines.append(f"  the samples are {EQUAL}’s")
+    if all(record.metrics.get(name) is None for name in PAIRED):
+        lines.append(f"  {', '.join(METRICS[name].title for name in PAIRED)}: {NO_FULL_PRECISION}")
     if record.intervals:
         lines.append(
             f"  95 % intervals of all metrics: {path}; the values behind them: {path.parent / 'bootstrap.npz'}"
@@ -83,9 +86,9 @@ def metrics_lines(path: Path) -> list[str]:
 
 
 def metric_text(record: MetricsRecord, name: str) -> str:
-    """Text such as `FD-FP 0.0025, 95 % interval 0.0021 to 0.0032`."""
+    """Text such as `PSNR-FP 40.12 dB, 95 % interval 39.80 to 40.40`."""
     metric, value = METRICS[name], record.metrics[name]
     assert value is not None
-    text = f"{metric.title} {metric.write(value)}"
+    text = f"{metric.title} {metric.text(value)}"
     bounds = record.intervals.get(name)
     return text + (f", 95 % interval {' to '.join(map(metric.write, bounds))}" if bounds else "")

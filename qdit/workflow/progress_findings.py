@@ -1,5 +1,6 @@
-"""Find the best result of a table so far: its measured rows, ranked by their distance to full precision."""
+"""Find the best result of a table so far: its measured rows, ranked by the ranking metric."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,52 +9,49 @@ from typing import Any
 
 from qdit.core.errors import QditError
 from qdit.core.files import read_json
+from qdit.core.ranking import EQUAL, ranking_metric, ranking_value
 from qdit.core.run import UNQUANTIZED, Run
 from qdit.workflow.method_index import method_index
 
 PREFERRED = "w4a8"
 """Bits at which the papers compare."""
-PAIRED = {"fd_fp": "FD-FP", "mse_fp": "MSE-FP"}
-"""Paired metrics, the first that a row has: images have both, clips the second."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """A measured row: its run, the name of its metric of distance to full precision, and the value."""
+    """A measured row: its run, and its value in the ranking metric (infinite if it equals full precision)."""
 
     run: Run
-    metric: str
     value: float
 
 
 def ranked(run: Run, metrics: Path) -> Ranked | None:
-    """Read a run's distance to full precision. None for full precision, a failed row, and a damaged file."""
+    """Read a run's value. None for full precision, a failed row, a row without a value, and a damaged file."""
     if run.bits == UNQUANTIZED:
         return None
     try:
-        record = read_json(metrics)
-        values = record["metrics"]
-        return next((Ranked(run, name, float(values[name])) for name in PAIRED if values.get(name) is not None), None)
+        value = ranking_value(read_json(metrics)["metrics"])
     except (QditError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+    return None if value is None else Ranked(run, value)
 
 
 def finding(rows: Iterable[Ranked], names: Mapping[str, str]) -> str:
-    """Write `lowest FD-FP at W4A8: Q-DiT 0.0025, then G4W+P4A 0.0031`. Empty if no row is measured.
+    """Write `best PSNR-FP at W4A8: Q-DiT 40.1 dB, then G4W+P4A 38.2 dB`. Empty if no row is measured.
 
     Only rows with the same setting, form, scope and bits are compared: those of the first block with W4A8, or else of
     the first block. A row with replicates has the mean over its measured replicates.
     """
     groups: dict[tuple[str, ...], list[Ranked]] = {}
     for row in rows:
-        groups.setdefault((row.run.setting, row.run.form, row.run.scope, row.run.bits, row.metric), []).append(row)
+        groups.setdefault((row.run.setting, row.run.form, row.run.scope, row.run.bits), []).append(row)
     if not groups:
         return ""
     preferred = [key for key in groups if key[3] == PREFERRED]
     key = (preferred or list(groups))[0]
-    best = sorted(means(groups[key]), key=lambda row: row.value)[:2]
+    best = sorted(means(groups[key]), key=lambda row: ranking_metric().damage(row.value))[:2]
     values = ", then ".join(f"{names.get(row.run.label, row.run.label)} {short(row.value)}" for row in best)
-    return f"lowest {PAIRED[key[4]]} at {key[3].upper()}: {values}"
+    return f"best {ranking_metric().title} at {key[3].upper()}: {values}"
 
 
 def means(rows: Iterable[Ranked]) -> list[Ranked]:
@@ -61,12 +59,12 @@ def means(rows: Iterable[Ranked]) -> list[Ranked]:
     values: dict[Run, list[Ranked]] = {}
     for row in rows:
         values.setdefault(replace(row.run, replicate=0), []).append(row)
-    return [Ranked(run, of[0].metric, fmean(row.value for row in of)) for run, of in values.items()]
+    return [Ranked(run, fmean(row.value for row in of)) for run, of in values.items()]
 
 
 def short(value: float) -> str:
     """Write a value with few digits."""
-    return f"{value:.2f}" if value >= 1 else f"{value:.4f}" if value >= 5e-4 else f"{value:.1e}"
+    return EQUAL if math.isinf(value) else ranking_metric().text(value)
 
 
 def names_of(profile: Mapping[str, Any]) -> dict[str, str]:

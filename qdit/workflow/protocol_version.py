@@ -1,4 +1,4 @@
-"""Give the protocol of a profile a short version, such as `qdit-mini/4`, which is printed with every table.
+"""Give the protocol of a profile a short version, such as `qdit-mini/5`, which is printed with every table.
 
 **Rule.** The version increases when a value in the profile's tables can change. Two things decide this. Their digest
 stands beside the version in `config/protocol-versions.json`:
@@ -9,7 +9,7 @@ stands beside the version in `config/protocol-versions.json`:
   value needs an entry.
 
 A test fails if the digest changes and the version does not. If an overlay changed the profile, the first characters of
-the changed profile's digest follow the version: `qdit-mini/4+1a2b3c4d`.
+the changed profile's digest follow the version: `qdit-mini/5+1a2b3c4d`.
 """
 
 import json

@@ -10,6 +10,7 @@ from qdit.bench import power_study as module
 from qdit.bench.power_study import chosen, entries, mean_share, metrics_studied, power_study, separations
 from qdit.bench.power_study_page import page_text, write_page
 from qdit.core.errors import DataError
+from qdit.core.ranking import ranking_metric
 
 
 def measured(shares: list[float], consistent: float = 1.0) -> list[dict[str, Any]]:
@@ -81,7 +82,9 @@ def test_the_page_says_the_shares_and_the_choice(tmp_path: Path) -> None:
     assert "10 rows of the tables" in text and "there are 2 such groups" in text
     assert "| FD-FP | 20% | 40% | 60% | 90% | 40.0% | 100.0% |" in text
     assert "The rule takes MSE-FP." in text and "do not compare" not in text
-    assert "The rule takes FD-FP. All tables rank by it." in page_text(study | {"chosen": "fd_fp"}, Path("a.svg"))
+    assert "The tables still rank by PSNR-FP." in text
+    ranks = page_text(study | {"chosen": ranking_metric().name}, Path("a.svg"))
+    assert "The rule takes PSNR-FP. All tables and the leaderboard rank by it." in ranks
     shorter = {"mse_fp": [*measured([0.5] * 4)[:3], {"images": 512, "pairs": 4, "share": 0.5, "consistent": 1.0}]}
     fewer = page_text(study | {"metrics": shorter}, Path("a.svg"))
     assert "Fewer rows have 512 images. So do not compare this column with the others." in fewer

@@ -42,13 +42,20 @@ def test_fid_and_what_is_missing_for_the_paired_metrics(tmp_path: Path) -> None:
     lines = lines_of(tmp_path / "metrics.json", content())
     assert lines[0] == f"{tmp_path / 'metrics.json'}: 64 images"
     assert lines[1] == "  FID 3.00, 95 % interval 2.00 to 4.50"
-    assert lines[2].startswith("  FD-FP and MSE-FP: not computed") and "--fp-samples" in lines[2]
+    assert lines[2].startswith("  PSNR-FP, FD-FP, MSE-FP: not computed") and "--fp-samples" in lines[2]
     assert lines[3].endswith("bootstrap.npz") and len(lines) == 4
 
 
 def test_with_full_precision_the_paired_metrics_are_said(tmp_path: Path) -> None:
-    lines = lines_of(tmp_path / "metrics.json", content(fd_fp=0.0025, mse_fp=1e-5))
-    assert lines[2:4] == ["  FD-FP 0.00250", "  MSE-FP 1.00e-5"] and not any("not computed" in line for line in lines)
+    lines = lines_of(tmp_path / "metrics.json", content(fd_fp=0.0025, mse_fp=1e-5, psnr_fp=50.0))
+    assert lines[2:5] == ["  PSNR-FP 50.00 dB", "  FD-FP 0.00250", "  MSE-FP 1.00e-5"]
+    assert not any("not computed" in line for line in lines)
+
+
+def test_samples_that_equal_full_precisions_are_said_to(tmp_path: Path) -> None:
+    lines = lines_of(tmp_path / "metrics.json", content(fd_fp=0.0, mse_fp=0.0, psnr_fp=None))
+    assert lines[2:5] == ["  FD-FP 0.00", "  MSE-FP 0", "  the samples are equal to full precision’s"]
+    assert not any("inf" in line or "not computed" in line for line in lines)
 
 
 @pytest.mark.parametrize("status", [Status.FAILED, Status.UNSUPPORTED])

@@ -5,6 +5,7 @@ import math
 import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from qdit.core.files import save_arrays, sha256_json
+from qdit.core.metrics import METRICS
 from qdit.core.run import Run
 from qdit.quant.folder import with_digest
 from qdit.report.pages.build import build_table
@@ -109,11 +111,17 @@ def damage(key: Run) -> float:
     return amount * (90.0 if key.form == "salient" and key.label == "rtn" else 1.0)
 
 
+def psnr(key: Run) -> float:
+    """PSNR-FP of a quantized run in dB: 30 at a damage of 1, 10 more for a tenth of it."""
+    return 30 - 10 * math.log10(damage(key))
+
+
 def record(key: Run, profile: dict[str, Any]) -> dict[str, Any]:
     """A metrics.json as `qdit evaluate` writes it."""
     setting, entry, hurt = profile["settings"][key.setting], profile["methods"][key.label], damage(key)
-    psnr = {} if key.label == "fp" else {"psnr_fp": 30 - 10 * math.log10(hurt), "ssim_fp": 1 - hurt / 50}
-    paired = {"fd_fp": None, "mse_fp": None} if key.label == "fp" else {"fd_fp": hurt, "mse_fp": hurt / 300, **psnr}
+    paired: dict[str, float | None] = {"fd_fp": None, "mse_fp": None}
+    if key.label != "fp":
+        paired = {"fd_fp": hurt, "mse_fp": hurt / 300, "psnr_fp": psnr(key), "ssim_fp": 1 - hurt / 50}
     metrics = {"fid": 2.0 + hurt, "sfid": 3.0 + 2 * hurt, "is": 9.5 - hurt / 10, "precision": 0.9 / (1 + hurt / 10)}
     protocol = {key: setting[key] for key in ("model", "sampler", "steps", "cfg_scale")}
     protocol |= {"images": 1024, "chunk": 64, "seed": 0, "uint8": "truncate(127.5 x + 128)", "decoder": "none"}
@@ -207,6 +215,13 @@ def built(template: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     shutil.rmtree(MISSING.folder(results))
     paths = [path for name in profile["tables"] for path in build_table(profile, name, results, folder / name)]
     return {path.name: path.read_text(encoding="utf-8") for path in paths}
+
+
+@pytest.fixture
+def by_distance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry in which rows rank by FD-FP."""
+    for name, why in (("psnr_fp", ""), ("fd_fp", "of a test")):
+        monkeypatch.setitem(METRICS, name, replace(METRICS[name], ranks=why))
 
 
 def write_record(results: Path, key: Run, value: Any) -> Path:

@@ -22,7 +22,7 @@ from qdit.report.pages.leaderboard import EXTRA, build_leaderboard, leaderboard
 from qdit.report.render.display import best_cells, tied_cells
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
-from tests.report.conftest import of_another_protocol
+from tests.report.conftest import of_another_protocol, psnr
 
 PLAIN = "digits-cfg1.0-s20"
 LABELS = ("rtn", "g4w+p4a", "q-dit")  # FD-FP 0.3, 0.15 and 0.03 at W4A8
@@ -35,13 +35,14 @@ def key_of(label: str) -> Run:
 
 @pytest.fixture
 def spread(results: Path) -> Callable[..., None]:
-    """Resampled values: noise that all runs share, and some of each run's own, by label."""
+    """Resampled values: noise that all runs share, and some of each run's own, by label (39 times as much in PSNR)."""
 
     def write(pairing: str = "one", **own: float) -> None:
         shared = np.random.default_rng(0).normal(size=200)
         for number, label in enumerate(LABELS):
             noise = np.random.default_rng(number + 1).normal(size=200) * own.get(label, 0.001)
             values = dict.fromkeys(("fd_fp", "fid"), 5 + shared + noise)
+            values["psnr_fp"] = psnr(key_of(label)) + shared + 39 * (noise - noise.mean())
             write_resamples(key_of(label).folder(results), Resamples(values, pairing))
 
     return write
@@ -68,7 +69,7 @@ def test_rows_no_worse_than_chance_are_marked_in_every_format(
     table = load_table(profile, "table2", results)
     block = table.blocks[0]
     tied = {(block.rows[n]["label"], cell) for n, cell in tied_cells(block, best_cells(block))}
-    assert tied == {("g4w+p4a", "fd_fp"), ("rtn", "fd_fp"), ("g4w+p4a", "fid"), ("rtn", "fid")}
+    assert tied == {(label, name) for label in ("g4w+p4a", "rtn") for name in ("psnr_fp", "fd_fp", "fid")}
     assert "≈: the difference to the best row may be chance" in " ".join(notes(table).reading)
     texts = {path.suffix: path.read_text() for path in build_table(profile, "table2", results, tmp_path / "t")}
     assert texts[".md"].count("| ≈ 0.300") == 1 or "≈ 0.300" in texts[".md"]
@@ -91,7 +92,7 @@ def ranks(profile: dict[str, Any], results: Path) -> dict[str, str]:
 
 def test_ranks_say_what_chance_leaves_open(results: Path, profile: dict[str, Any], spread: Any) -> None:
     assert ranks(profile, results) == {"fp": None, "q-dit": "1", "g4w+p4a": "2", "rtn": "3"}
-    spread(**{"q-dit": 0.1})  # ± 0.2: not to be told from 0.15, but from 0.3
+    spread(**{"q-dit": 0.1})  # ± 7.6 dB: not to be told from G4W+P4A, 7 dB lower, but from RTN, 10 dB lower
     assert ranks(profile, results) == {"fp": None, "q-dit": "1–2", "g4w+p4a": "1–2", "rtn": "3"}
     spread(**{"q-dit": 1.0})
     assert ranks(profile, results) == {"fp": None, "q-dit": "1–3", "g4w+p4a": "1–2", "rtn": "2–3"}
@@ -104,8 +105,8 @@ def test_the_leaderboard_has_every_run_once_best_first(results: Path, profile: d
     for block in table.blocks:
         quantized = [row for row in block.rows if row["method"] != "fp"]
         for bits in {row["weight_bits"] for row in quantized}:
-            scores = [row["fd_fp"] for row in quantized if (row["weight_bits"], row["activation_bits"]) == (bits, 8)]
-            assert scores == sorted(scores)
+            scores = [row["psnr_fp"] for row in quantized if (row["weight_bits"], row["activation_bits"]) == (bits, 8)]
+            assert scores == sorted(scores, reverse=True)
     guided = Run("digits-cfg1.5-s20", "natural", "rtn", "w4a8", "common")
     shared = next(row for row in table.rows if row["key"] == guided)
     assert shared["tables"] == "table2 table4" and shared["published_fid"] == 225.50

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from qdit.core.errors import ConfigError, DataError
+from qdit.core.ranking import ranking_metric
 from qdit.report.claims.report import load_report, write_report
 from qdit.report.pages.build import build_table
 from qdit.report.pages.claims_page import claims_markdown, claims_page
@@ -101,7 +102,7 @@ def test_claims_and_leaderboard_can_be_read_in_a_repository(
     board = (tmp_path / "docs" / "leaderboard.md").read_text(encoding="utf-8")
     part = board.partition(f"## {PLAIN}, natural, common, W4A8\n\n")[2].partition("\n\n")[0].splitlines()
     assert [line.split("|")[1:3] for line in part[2:]] == sorted([line.split("|")[1:3] for line in part[2:]])
-    assert "Q-DiT" in part[2] and "0.0300" in part[2]
+    assert "Q-DiT" in part[2] and "45.23" in part[2] and "0.0300" in part[2]
     claims = (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8")
     rows = [line for line in claims.splitlines() if line.startswith("| q-dit")]
     assert rows and len({line.replace("\\|", "").count("|") for line in rows}) == 1
@@ -136,9 +137,9 @@ def test_the_readmes_table_is_the_csvs(finished: Path, profile: dict[str, Any], 
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     lines = text.partition(f"{BEGIN}\n")[2].partition(f"\n{END}")[0].splitlines()
-    assert lines[0] == "| FD-FP | RTN | G4W+P4A | Q-DiT |"
+    assert lines[0] == "| PSNR-FP (dB) | RTN | G4W+P4A | Q-DiT |"
     assert [line.split(" | ")[0] for line in lines[2:]] == ["| W6A8", "| W4A8", "| W4A4"]
-    assert lines[3] == "| W4A8 | 0.300 | 0.150 | 0.0300 |"
+    assert lines[3] == "| W4A8 | 35.23 | 38.24 | 45.23 |"
     once = readme.read_bytes()
     fill(profile, finished, tmp_path / "docs", readme, commit="abc")
     assert readme.read_bytes() == once
@@ -201,10 +202,10 @@ def test_jobs_that_are_left_to_do_are_refused(tmp_path: Path, words: str, good: 
             require_finished(program, tmp_path)
 
 
-def test_the_readme_has_its_marks_around_a_table_of_fd_fp() -> None:
+def test_the_readme_has_its_marks_around_a_table_of_the_ranking_metric() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count(BEGIN) == text.count(END) == 1
-    assert text.partition(f"{BEGIN}\n")[2].partition(END)[0].startswith("| FD-FP | ")
+    assert text.partition(f"{BEGIN}\n")[2].partition(END)[0].startswith(f"| {ranking_metric().axis_title} | ")
 
 
 @pytest.mark.skipif(not CSV.is_file(), reason="docs/mini was not yet made by qdit docs-mini")

@@ -16,30 +16,29 @@ from qdit.report.pages.build import build_table
 from qdit.report.pages.leaderboard import board_headline, leaderboard
 from qdit.report.render.headline import deciding, headline, progress_text
 from qdit.report.tables.kinds import load_table
-from tests.report.conftest import all_keys
+from tests.report.conftest import all_keys, psnr
 
 PLAIN = "digits-cfg1.0-s20"
 
 
 def with_intervals(results: Path, profile: dict[str, Any], spread: float) -> None:
-    """Give every run of the first block at W4A8 resampled values of FD-FP, independent of each other."""
+    """Give every run of the first block at W4A8 resampled values of PSNR-FP (dB), independent of each other."""
     for number, label in enumerate(("rtn", "g4w+p4a", "q-dit")):
-        value = {"rtn": 0.3, "g4w+p4a": 0.15, "q-dit": 0.03}[label]
-        drawn = value + spread * np.random.default_rng(number).standard_normal(400)
-        folder = Run(PLAIN, "natural", label, "w4a8", "common").folder(results)
-        write_resamples(folder, Resamples({"fd_fp": drawn}, "400x1024"))
+        key = Run(PLAIN, "natural", label, "w4a8", "common")  # 35.2, 38.2 and 45.2 dB
+        drawn = psnr(key) + spread * np.random.default_rng(number).standard_normal(400)
+        write_resamples(key.folder(results), Resamples({"psnr_fp": drawn}, "400x1024"))
 
 
 def test_it_names_the_best_and_says_that_the_order_holds(results: Path, profile: dict[str, Any]) -> None:
-    with_intervals(results, profile, 0.002)
+    with_intervals(results, profile, 0.02)
     assert headline(load_table(profile, "table2", results)).text == (
-        "At W4A8, Q-DiT is best (FD-FP 0.0300), ahead of G4W+P4A (0.150) by more than chance,"
+        "At W4A8, Q-DiT is best (PSNR-FP 45.23 dB), ahead of G4W+P4A (38.24 dB) by more than chance,"
         " and the paper’s order of 2 methods holds (Spearman 1.00)."
     )
 
 
 def test_what_chance_explains_cannot_be_told(results: Path, profile: dict[str, Any]) -> None:
-    with_intervals(results, profile, 0.08)
+    with_intervals(results, profile, 2.75)
     table = load_table(profile, "table2", results)
     text = headline(table).text
     assert "Q-DiT measures best" in text and "chance can explain its distance to G4W+P4A" in text
@@ -54,14 +53,14 @@ def test_what_chance_explains_cannot_be_told(results: Path, profile: dict[str, A
 
 def test_without_intervals_it_says_that_the_number_alone_decides(results: Path, profile: dict[str, Any]) -> None:
     table = load_table(profile, "table2", results)
-    assert "ahead of G4W+P4A (0.150) by its number alone, without an interval" in headline(table).text
+    assert "ahead of G4W+P4A (38.24 dB) by its number alone, without an interval" in headline(table).text
     first = contests(table.blocks[0])[1]
     assert first.bits == "W4A8" and first.standing(first.first).verdict == BEST
 
 
 def test_a_reversed_order_is_counted_and_named(results: Path, profile: dict[str, Any], change_record: Callable) -> None:
     key = Run(PLAIN, "natural", "q-dit", "w4a8", "common")
-    change_record(key, lambda record: record["metrics"].update(fd_fp=0.2))
+    change_record(key, lambda record: record["metrics"].update(psnr_fp=37.0))
     found = headline(load_table(profile, "table2", results))
     assert "G4W+P4A is best" in found.text and "holds for 0 of 1 pairs; 1 is reversed (Spearman -1.00)" in found.text
     assert "Reversed: G4W+P4A against Q-DiT." in found.because
@@ -70,8 +69,8 @@ def test_a_reversed_order_is_counted_and_named(results: Path, profile: dict[str,
 def test_spearman_of_ties_is_that_of_mean_ranks(results: Path, profile: dict[str, Any]) -> None:
     contest = deciding(load_table(profile, "table2", results))
     assert contest is not None
-    for row, paper, ours in zip(contest.rows, (1.0, 2.0, 2.0), (0.1, 0.3, 0.2), strict=True):
-        row |= {"published_fid": paper, "fd_fp": ours}
+    for row, paper, ours in zip(contest.rows, (1.0, 2.0, 2.0), (40.0, 20.0, 30.0), strict=True):
+        row |= {"published_fid": paper, "psnr_fp": ours}
     agreement = contest.agreement()
     assert agreement is not None and agreement.spearman == pytest.approx(0.8660254)  # scipy.stats.spearmanr
     assert agreement.pairs == 2  # the paper does not order the third pair

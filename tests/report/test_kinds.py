@@ -123,10 +123,9 @@ def test_variants_are_named_by_what_they_are_and_measured_by_their_base(wide_res
         *((text, "w4a4", ratio) for text, ratio in zip(texts, ratios, strict=True)),
     ]
     assert [column.cell for column in columns(table)] == [
-        *("fid", "sfid", "is", "precision", "fd_fp", "mse_fp"),
+        *("fid", "sfid", "is", "precision", "psnr_fp", "fd_fp", "mse_fp"),
         *(
             "mind_fp",
-            "psnr_fp",
             "ssim_fp",
             "lpips_fp",
             "clip_score",

@@ -97,15 +97,15 @@ def methods_profile(profile: dict[str, Any], results: Path, change_record: Calla
 
 
 def contest_of(values: dict[str, float], *, deviation: float | None = None, shared: float = 0.0) -> Contest:
-    """A contest of made-up rows: FD-FP by name, PSNR falling by 1.5 dB; resampled values if there is a deviation."""
+    """A contest of made-up rows: PSNR-FP by name, FD-FP doubling; resampled values if there is a deviation."""
     common = np.random.default_rng(99).standard_normal(400)
     rows = []
     for number, (name, value) in enumerate(values.items()):
         row: dict[str, Any] = {"weight_bits": 4, "activation_bits": 4, "form": "natural", "label": name, "images": 512}
-        row |= {"fd_fp": value, "psnr_fp": 40 - 1.5 * number, "short": f"W4A4 {name}", "method": name, "key": name}
+        row |= {"psnr_fp": value, "fd_fp": 0.01 * 2**number, "short": f"W4A4 {name}", "method": name, "key": name}
         if deviation is not None:
             drawn = value + deviation * np.random.default_rng(number).standard_normal(400) + shared * common
-            row["resamples"] = Resamples({"fd_fp": drawn}, "p")
+            row["resamples"] = Resamples({"psnr_fp": drawn}, "p")
         rows.append(row)
     return contests(Block("t", "a", tuple(rows)))[0]
 
@@ -115,39 +115,46 @@ def said(contest: Contest) -> str:
 
 
 def test_a_winner_is_named_with_its_lead_and_the_interval() -> None:
-    text = said(contest_of({"A": 0.02, "B": 0.05, "C": 0.5}, deviation=0.001))
-    assert text.startswith("At W4A4 in the natural form, the winner is A (FD-FP 0.0200): FD-FP of the next, B, is 2.50")
-    assert "2.50 times as large, its PSNR-FP 1.50 dB lower; the 95 % interval of the paired difference (0.02" in text
+    text = said(contest_of({"A": 40.0, "B": 38.5, "C": 30.0}, deviation=0.1))
+    assert text.startswith(
+        "At W4A4 in the natural form, the winner is A (PSNR-FP 40.00 dB): PSNR-FP of the next, B, is 1."
+    )
+    assert "1.50 dB lower, its FD-FP 2.00 times as large; the 95 % interval of the paired difference (−1." in text
     assert text.endswith("excludes chance, also with Holm’s control over 3 pairs.")
-    assert tied_text(contest_of({"A": 0.02, "B": 0.05}, deviation=0.001)) == ""
+    assert tied_text(contest_of({"A": 40.0, "B": 38.5}, deviation=0.1)) == ""
 
 
 def test_noise_that_all_rows_share_does_not_hide_a_winner() -> None:
-    assert "the winner is A" in said(contest_of({"A": 0.02, "B": 0.05}, deviation=0.001, shared=1.0))
+    assert "the winner is A" in said(contest_of({"A": 40.0, "B": 38.5}, deviation=0.1, shared=20.0))
 
 
 def test_a_tie_has_no_winner() -> None:
-    contest = contest_of({"A": 0.02, "B": 0.021, "C": 0.5}, deviation=0.01)
+    contest = contest_of({"A": 40.0, "B": 39.9, "C": 30.0}, deviation=1.0)
     text = said(contest)
-    assert "no method wins; the lowest number is that of A" in text and "1.05 times as large" in text
-    assert re.search(r"paired difference \(−0\.0\d+ … 0\.0\d+\) includes 0, so it may be chance\.$", text)
+    assert "no method wins; the best number is that of A" in text and "is 0.10 dB lower" in text
+    assert re.search(r"paired difference \(−\d\.\d+ … \d\.\d+\) includes 0, so it may be chance\.$", text)
     assert tied_text(contest) == "Chance can explain the distance to A for: B."
 
 
 def test_an_interval_that_many_comparisons_take_back_is_no_win() -> None:
-    names = {"A": 0.02, "B": 0.0235} | {f"C{n}": 0.0240 + 1e-5 * n for n in range(12)}
-    contest = contest_of(names, deviation=0.001)
+    names = {"A": 40.0, "B": 36.5} | {f"C{n}": 36.0 - 0.01 * n for n in range(12)}
+    contest = contest_of(names, deviation=1.0)
     text = said(contest)
     assert "no method wins" in text
     assert text.endswith("excludes 0, but with Holm’s control over 91 pairs the difference may be chance.")
 
 
 def test_without_intervals_nothing_is_called_more_than_chance() -> None:
-    text = said(contest_of({"A": 0.02, "B": 0.05}))
-    assert "the lowest number is that of A" in text and "winner" not in text
+    text = said(contest_of({"A": 40.0, "B": 38.5}))
+    assert "the best number is that of A" in text and "winner" not in text
     assert text.endswith("the difference has no interval, so it may be chance.")
-    assert finding(contest_of({"A": 0.02})) == ()
-    assert "is larger, its" in said(contest_of({"A": 0.0, "B": 0.05}))
+    assert finding(contest_of({"A": 40.0})) == ()
+    assert "is equal, its" in said(contest_of({"A": 40.0, "B": 40.0}))
+
+
+def test_with_a_distance_the_gap_is_a_ratio(by_distance: None) -> None:
+    text = said(contest_of({"A": 40.0, "B": 38.5}))
+    assert "that of A (FD-FP 0.0100): FD-FP of the next, B, is 2.00 times as large, its PSNR-FP 1.50 dB lower" in text
 
 
 @pytest.mark.parametrize(
@@ -210,8 +217,8 @@ def test_times_stand_beside_the_rows_and_the_front_is_said(
     assert cells["g4w+p4a"] == cells["svdquant"] == (NOT_MEASURED, None, None)
     found = headline(table)
     facts = " ".join(found.because)
-    assert found.text.startswith("At W4A4 in the natural form, the lowest number is that of RTN")
-    assert "On the Pareto front of FD-FP and speed: full precision, RTN (2.50 ×, 0.0100)." in facts
+    assert found.text.startswith("At W4A4 in the natural form, the best number is that of RTN")
+    assert "On the Pareto front of PSNR-FP and speed: full precision, RTN (2.50 ×, 40.00 dB)." in facts
     assert "Simulated only, so not in the figure: MX float (no kernel multiplies MX blocks)." in facts
     assert "G4W+P4A (a search found its group sizes for the small model only)" in facts
     assert "SVDQuant (the record has no row svdquant at w4a4)" in facts

@@ -19,9 +19,11 @@ from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.figure import PANEL, RADIUS, WIDE, Axis, axis, dot_plot, plot_of
+from qdit.report.render.fragments import hero_html
 from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, difference, strip_image
 from qdit.report.render.text import tex, tex_number
 from qdit.report.tables.kinds import load_table
+from tests.report.conftest import psnr
 
 FACE = "mini profile: handwritten digits, not ImageNet"
 MISSING = Run("digits-cfg1.0-s20", "natural", "g4w+p4a", "w4a8", "common")
@@ -195,21 +197,45 @@ def test_colour_images_become_thumbnails() -> None:
     assert strip[60, 121, 3] == 0
 
 
-def test_dots_lie_on_a_logarithmic_axis_one_line_a_method_one_colour_a_bits(
-    results: Path, profile: dict[str, Any]
-) -> None:
+def test_distances_lie_on_a_logarithmic_axis(results: Path, profile: dict[str, Any], by_distance: None) -> None:
     table = load_table(profile, "table2", results)
     shared = axis(table.rows)
-    assert shared == Axis(-3, 1)  # FD-FP from 0.002 to 4
+    assert shared == Axis(-3, 1, logarithmic=True)  # FD-FP from 0.002 to 4
+    assert shared.ticks(9) == pytest.approx([1e-3, 1e-2, 0.1, 1, 10]) and shared.ticks(3) == pytest.approx(
+        [1e-3, 0.1, 10]
+    )
+    assert "FD-FP of each method with its 95 % interval, logarithmic; left is better" in hero_html(table)
     assert shared.share(1e-3) == 0 and shared.share(10) == 1 and math.isclose(shared.share(0.1), 0.5)
     assert shared.share(0) == 0 and shared.share(1e9) == 1
+
+
+def test_the_ends_of_an_axis_are_multiples_of_a_round_step() -> None:
+    rows = [{"psnr_fp": value} for value in (37.2, 44.9)]
+    assert axis(rows) == Axis(36, 46, 2) and axis(rows).ticks(99) == [36, 38, 40, 42, 44, 46]  # type: ignore[union-attr]
+    assert axis(rows).ticks(3) == [36, 40, 44]  # type: ignore[union-attr]
+    assert axis(rows[:1]) == Axis(37, 38, 1) and axis([]) is None
+    assert axis([{"psnr_fp": 40.0}]) == Axis(40, 41, 1)
+
+
+def test_dots_lie_on_a_linear_axis_one_line_a_method_one_colour_a_bits(results: Path, profile: dict[str, Any]) -> None:
+    table = load_table(profile, "table2", results)
+    shared = axis(table.rows)
+    assert shared == Axis(20, 60, 10)  # PSNR-FP from 24 to 57 dB
+    assert shared.share(20) == 0 and shared.share(60) == 1 and math.isclose(shared.share(30), 0.25)
+    assert shared.share(0) == 0 and shared.share(1e9) == 1
+    assert "PSNR-FP (dB) of each method with its 95 % interval; right is better" in hero_html(table)
     picture = dot_plot(table.blocks[0], shared, WIDE)
     names = re.findall(r'<text class="name"[^>]*>([^<]*)<', picture)
     assert names == ["Q-DiT", "G4W+P4A", "RTN"]  # the least damage at W4A8 first
     dots = re.findall(rf'<circle class="dot (bits\d)" cx="([\d.]+)" cy="([\d.]+)" r="{RADIUS}"', picture)
     heights = sorted({float(y) for _, _, y in dots})
     assert [sum(float(y) == height for _, _, y in dots) for height in heights] == [2, 2, 2]
-    values = {"bits0": [0.03, 0.15, 0.3], "bits1": [0.002, 0.01, 0.02]}  # W4A8, W6A8 by damage() of conftest
+    keys = [
+        Run("digits-cfg1.0-s20", "natural", label, bits, "common")
+        for bits in ("w4a8", "w6a8")
+        for label in ("q-dit", "g4w+p4a", "rtn")
+    ]
+    values = {"bits0": [psnr(key) for key in keys[:3]], "bits1": [psnr(key) for key in keys[3:]]}
     left, right = 80.0, WIDE.width - WIDE.right(printed=True)
     for look, expected in values.items():
         found = [float(x) for colour, x, _ in dots if colour == look]
@@ -221,7 +247,7 @@ def test_ranks_stand_beside_the_picture_and_those_that_differ_stand_out(
     results: Path, profile: dict[str, Any], change_record: Callable
 ) -> None:
     key = Run("digits-cfg1.0-s20", "natural", "q-dit", "w4a8", "common")
-    change_record(key, lambda record: record["metrics"].update(fd_fp=0.2))
+    change_record(key, lambda record: record["metrics"].update(psnr_fp=37.0))
     block = load_table(profile, "table2", results).blocks[0]
     plot = plot_of(block)
     assert plot is not None and [name for name, _ in plot.lines] == ["G4W+P4A", "Q-DiT", "RTN"]
@@ -234,11 +260,11 @@ def test_ranks_stand_beside_the_picture_and_those_that_differ_stand_out(
 
 def test_a_row_has_its_interval_in_the_picture(results: Path, profile: dict[str, Any], change_record: Callable) -> None:
     key = Run("digits-cfg1.0-s20", "natural", "rtn", "w4a8", "common")
-    change_record(key, lambda record: record.update(intervals={"fd_fp": [0.1, 1.0]}))
+    change_record(key, lambda record: record.update(intervals={"psnr_fp": [34.0, 36.0]}))
     block = load_table(profile, "table2", results).blocks[0]
     shared = axis(block.rows)
     assert shared is not None
     ranges = re.findall(r'<line class="range bits0" x1="([\d.]+)" x2="([\d.]+)"', dot_plot(block, shared, WIDE))
     left, right = 80.0, WIDE.width - WIDE.right(printed=True)
-    ends = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in (0.1, 1.0)]
+    ends = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in (34.0, 36.0)]
     assert [float(x) for x in ranges[0]] == pytest.approx(ends, abs=0.06) and len(ranges) == 1

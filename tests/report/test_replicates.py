@@ -11,7 +11,6 @@ import pytest
 from scipy import stats
 
 from qdit.core.intervals import Resamples, centred, interval, write_resamples
-from qdit.core.metrics import METRICS
 from qdit.core.run import Run
 from qdit.core.run_to_run import RunToRun, combined
 from qdit.report.data.compare_rows import difference, quantity
@@ -57,7 +56,7 @@ def test_a_row_without_replicates_leaves_images_alone() -> None:
     assert known.limits.degrees < 3, "full precision draws nothing, so its one run stands for all"
 
 
-def test_what_images_alone_decide_is_said_in_claims_and_ranks() -> None:
+def test_what_images_alone_decide_is_said_in_claims_and_ranks(by_distance: None) -> None:
     a, b = row([1.0, 1.4, 1.2]), row([1.3, 1.2, 1.55], noise=0.011)
     truth = compare("<", quantity(a, "fd_fp"), quantity(b, "fd_fp"), "a < b")
     (evidence,) = truth.evidence
@@ -119,10 +118,8 @@ def test_a_table_says_its_replicates_and_a_missing_one(repeated: tuple[Path, dic
     assert any("shows replicate 0 alone" in line and "1 of 2" in line for line in notes(table).warnings)
 
 
-def test_a_metric_whose_larger_values_are_better_orders_from_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PSNR-FP as the ranking metric: the largest is the first, in ranks and on the leaderboard."""
-    for name, is_ranking in (("fd_fp", False), ("psnr_fp", True)):
-        monkeypatch.setitem(METRICS, name, replace(METRICS[name], ranks=is_ranking))
+def test_a_metric_whose_larger_values_are_better_orders_from_the_largest() -> None:
+    """The largest PSNR-FP is the first, in ranks and on the leaderboard."""
     facts = {"weight_bits": 4, "activation_bits": 8, "method": "rtn", "key": KEY, "short": "W4A8 a"}
     samples = {value: Resamples({"psnr_fp": value + 0.01 * DRAW * value}, "p") for value in (30.0, 41.0, 35.0)}
     rows = [{"psnr_fp": value, "fd_fp": value, "resamples": drawn, **facts} for value, drawn in samples.items()]

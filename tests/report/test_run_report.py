@@ -15,7 +15,7 @@ import pytest
 from qdit.bench.gpu_goals import GOALS
 from qdit.core.errors import DataError
 from qdit.core.intervals import Resamples, write_resamples
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.core.run import Run
 from qdit.report.pages.benches import STUDIES, bench_files, benches_of, read_bench
 from qdit.report.pages.claims_page import MARKS
@@ -26,7 +26,7 @@ from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.gallery import gallery
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs
-from tests.report.conftest import change_protocol
+from tests.report.conftest import change_protocol, psnr
 
 GUIDED, PLAIN = "digits-cfg1.5-s20", "digits-cfg1.0-s20"
 VOID = ("meta", "img", "input", "br")
@@ -189,11 +189,11 @@ def test_every_run_names_the_command_that_explains_it(results: Path, profile: di
 
 
 def resample(results: Path, label: str, own: float) -> None:
-    """Resampled FD-FP of a method at W4A8: noise that all runs share, and `own` that pairing cannot remove."""
+    """Resampled PSNR-FP of a method at W4A8: noise that all runs share, and `own` dB that pairing cannot remove."""
     key = Run(PLAIN, "natural", label, "w4a8", "common")
     shared = np.random.default_rng(0).normal(size=200) * 0.05
     private = np.random.default_rng(len(label)).normal(size=200) * own
-    write_resamples(key.folder(results), Resamples({"fd_fp": 1 + shared + private}, "200x1024"))
+    write_resamples(key.folder(results), Resamples({"psnr_fp": psnr(key) + shared + private}, "200x1024"))
 
 
 def w4a8_ranking(results: Path, profile: dict[str, Any]) -> Any:
@@ -204,21 +204,21 @@ def w4a8_ranking(results: Path, profile: dict[str, Any]) -> Any:
 
 def test_ranks_without_intervals_are_of_the_numbers_alone(results: Path, profile: dict[str, Any]) -> None:
     ranking = w4a8_ranking(results, profile)
-    assert [entry.name for entry in ranking.ranked] == ["Q-DiT", "G4W+P4A", "RTN"]  # 0.03, 0.15, 0.3
+    assert [entry.name for entry in ranking.ranked] == ["Q-DiT", "G4W+P4A", "RTN"]  # 45, 38 and 35 dB
     assert {mark.sign for entry in ranking.ranked for mark in entry.marks} == {SELF, UNSURE}
     assert (ranking.pairs, ranking.certain, ranking.first_is_certain) == (3, 0, False)
 
 
 def test_pairs_are_told_apart_by_the_interval_of_their_difference(results: Path, profile: dict[str, Any]) -> None:
-    for label, own in (("q-dit", 0.001), ("g4w+p4a", 0.001), ("rtn", 0.5)):
+    for label, own in (("q-dit", 0.04), ("g4w+p4a", 0.04), ("rtn", 20.0)):
         resample(results, label, own)
     ranking = w4a8_ranking(results, profile)
     signs = ["".join(mark.sign for mark in entry.marks) for entry in ranking.ranked]
-    # the first two differ by 0.12 with ± 0.002 between them; the third one is 0.27 and 0.15 away with ± 1
+    # the first two differ by 7 dB with ± 0.1 between them; the third one is 10 and 3 away with ± 40
     assert signs == [SELF + BETTER + CHANCE, WORSE + SELF + CHANCE, CHANCE + CHANCE + SELF]
     assert [entry.rank for entry in ranking.ranked] == ["1–2", "2–3", "1–3"]
     assert (ranking.certain, ranking.first_is_certain) == (1, False)
-    assert re.fullmatch(r"Q-DiT − G4W\+P4A: −0\.120 \(−0\.12\d … −0\.11\d\)", ranking.ranked[0].marks[1].about)
+    assert re.fullmatch(r"Q-DiT − G4W\+P4A: 6\.99 \(6\.[89]\d … 7\.\d\d\)", ranking.ranked[0].marks[1].about)
 
 
 # Figures

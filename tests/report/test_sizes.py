@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qdit.core.metrics import printed_size
+from qdit.core.number_text import printed_size
 from qdit.report.data import sizes
 from qdit.report.data.sizes import real_sizes
 from qdit.report.render.display import columns, lines

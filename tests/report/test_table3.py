@@ -61,7 +61,7 @@ def write_run(results: Path, label: str, *, spread: float = 0.005) -> None:
     """metrics.json, resampled values of deviation `spread` per run, and clips, as the steps of a video write them."""
     key, hurt = key_of(label), {"fp": 0.0, "rtn": 60.0, "g4w+p4a": 30.0, "q-dit": 10.0}[label]
     metrics = scores_of(label) | {"quality": 0.7, "semantic": 0.6, "total": 0.68, "mfvd": 1 + hurt}
-    metrics |= {"fd_fp": hurt / 10, "mse_fp": hurt / 1e4}
+    metrics |= {"fd_fp": hurt / 10, "mse_fp": hurt / 1e4, "psnr_fp": 40 - hurt / 10}
     protocol = {
         "model": "stdit3",
         "sampler": "rectified flow",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from qdit.core.errors import ConfigError
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.core.run import Run
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.data.rows import Block
@@ -18,7 +18,7 @@ from qdit.workflow.profile import load_profile
 from tests.report.conftest import of_another_protocol
 
 LEADING = ["setting", "form", "method", "weight_bits", "activation_bits", "scope", "fid", "sfid", "is", "precision"]
-LEADING += ["fd_fp", "mse_fp", "size_mb"]
+LEADING += ["fd_fp", "mse_fp", "psnr_fp", "size_mb"]
 REQUIRED = ["label", "recall", "class_accuracy", "size_actual_mb", "difference_fid", "protocol_sha256", "evaluator"]
 REQUIRED += ["mode", "backend", "calibration_sha256", "allocation_sha256", "code_quantize", "packages", "seed"]
 REQUIRED += ["fitted", "status", "sampler"]

@@ -88,8 +88,10 @@ def test_rows_have_damage_sizes_and_speeds(with_tools: dict[str, Any], results: 
 
 def test_the_page_opens_with_the_finding(with_tools: dict[str, Any], results: Path) -> None:
     finding = headline(load_table(with_tools, "tools", results)).text
-    assert finding.startswith("The best of our methods against the best of others by FD-FP: at W6A8 Q-DiT (0.00200) ")
-    assert "at W4A8 Q-DiT (0.0300)" in finding and finding.endswith(".") and "SDNQ" in finding
+    assert finding.startswith(
+        "The best of our methods against the best of others by PSNR-FP: at W6A8 Q-DiT (56.99 dB) "
+    )
+    assert "at W4A8 Q-DiT (45.23 dB)" in finding and finding.endswith(".") and "SDNQ" in finding
 
 
 def test_imported_rows_say_so_on_the_leaderboard(with_tools: dict[str, Any], results: Path) -> None:

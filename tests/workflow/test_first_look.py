@@ -80,7 +80,7 @@ class Run4:
         """Rows are made; what is said then."""
         for label in labels:
             self.file(label).parent.mkdir(parents=True, exist_ok=True)
-            self.file(label).write_text(json.dumps({"metrics": {"fd_fp": 0.1}}), encoding="utf-8")
+            self.file(label).write_text(json.dumps({"metrics": {"psnr_fp": 40.0}}), encoding="utf-8")
             self.progress.finish(LABELS.index(label))
         return self.look.update(self.progress)
 
@@ -190,7 +190,7 @@ def test_the_handler_shows_it_and_ends_it_with_the_run(four: Run4) -> None:
     handler.begin(four.progress, four.runs, {}, four.results / "logs" / "run.log", four.look)
     for number in (0, 1):
         four.file(LABELS[number]).parent.mkdir(parents=True)
-        four.file(LABELS[number]).write_text('{"metrics": {"fd_fp": 0.1}}', encoding="utf-8")
+        four.file(LABELS[number]).write_text('{"metrics": {"psnr_fp": 40.0}}', encoding="utf-8")
         handler.handle(finished(number))
     four.children[0].code = 0
     four.now += INTERVAL

@@ -51,7 +51,7 @@ def metrics_file(root: Path, label: str) -> Path:
 def measure(root: Path, label: str, value: float | None) -> None:
     path = metrics_file(root, label)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"metrics": {"fd_fp": value, "fid": 1.0}}), encoding="utf-8")
+    path.write_text(json.dumps({"metrics": {"psnr_fp": value, "fid": 1.0}}), encoding="utf-8")
 
 
 @pytest.fixture
@@ -132,13 +132,22 @@ def test_durations(seconds: float, text: str) -> None:
 
 
 def test_the_finding_compares_rows_of_one_block_at_the_papers_bits(tmp_path: Path) -> None:
-    for label, value in (("rtn", 0.3), ("q-dit", 0.002)):
+    for label, value in (("rtn", 30.0), ("q-dit", 42.5)):
         measure(tmp_path, label, value)
     rows = [row for label in LABELS if (row := ranked(run_of(label), metrics_file(tmp_path, label)))]
-    assert finding(rows, {"q-dit": "Q-DiT"}) == "lowest FD-FP at W4A8: Q-DiT 0.0020, then rtn 0.3000"
+    assert finding(rows, {"q-dit": "Q-DiT"}) == "best PSNR-FP at W4A8: Q-DiT 42.50 dB, then rtn 30.00 dB"
     assert finding([], {}) == ""
-    repeated = [Ranked(replace(run_of("rtn"), replicate=number), "fd_fp", 0.001 * number) for number in (0, 1, 5)]
-    assert finding([*rows[:0], *repeated], {}) == "lowest FD-FP at W4A8: rtn 0.0020", "the mean, and the row once"
+    repeated = [Ranked(replace(run_of("rtn"), replicate=number), 10.0 * number) for number in (0, 1, 5)]
+    assert finding([*rows[:0], *repeated], {}) == "best PSNR-FP at W4A8: rtn 20.00 dB", "the mean, and the row once"
+
+
+def test_a_row_that_equals_full_precision_comes_first(tmp_path: Path) -> None:
+    measure(tmp_path, "rtn", 30.0)
+    measure(tmp_path, "q-dit", None)
+    path = metrics_file(tmp_path, "q-dit")
+    path.write_text(json.dumps({"metrics": {"psnr_fp": None, "mse_fp": 0.0}}), encoding="utf-8")
+    rows = [row for label in LABELS if (row := ranked(run_of(label), metrics_file(tmp_path, label)))]
+    assert finding(rows, {}) == "best PSNR-FP at W4A8: q-dit equal to full precision, then rtn 30.00 dB"
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"error": "failed in quantize: x"}', '{"metrics": null}', "[1]"])
@@ -205,7 +214,7 @@ def play(handler: ProgressHandler, tmp_path: Path) -> None:
     handler.handle(event("job_started", jobs=[10, 20]))
     handler.handle(event("job_info", "rule sample: a flood of words"))
     handler.handle(failed_job())
-    measure(tmp_path, "q-dit", 0.0025)
+    measure(tmp_path, "q-dit", 42.5)
     for number in (20, 21, 90):
         handler.handle(event("job_finished", job_id=number))
     handler.handle(event("", "Cannot reach the disk", logging.ERROR))
@@ -222,7 +231,7 @@ def test_without_a_terminal_there_are_plain_lines_only(
     lines = stream.getvalue().splitlines()
     assert not any(character < " " for line in lines for character in line)
     assert lines[1] == "failed: rtn (sample): no reason in its log; log: no.log"
-    assert lines[2] == f"qdit: table2 is done, 2 of 3 rows; lowest FD-FP at W4A8: Q-DiT 0.0025; {page}"
+    assert lines[2] == f"qdit: table2 is done, 2 of 3 rows; best PSNR-FP at W4A8: Q-DiT 42.50 dB; {page}"
     assert lines[3] == "Cannot reach the disk"
     assert lines[4].startswith("qdit: 2 of 3 rows, 1 of 1 tables") and lines[4].endswith("1 jobs failed")
     assert len(lines) == 5

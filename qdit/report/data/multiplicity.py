@@ -10,8 +10,10 @@ decided ones is kept below 5 %. A claim of n comparisons has the p-value of a pa
 """
 
 from collections.abc import Sequence
-from itertools import combinations
+from itertools import combinations, permutations
 
+from qdit.core.metrics import METRICS
+from qdit.core.ranking import is_equal
 from qdit.report.data.compare_rows import Difference, difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.p_values import LEVEL, holm, p_value
@@ -20,7 +22,8 @@ from qdit.report.data.p_values import LEVEL, holm, p_value
 class Separation:
     """Says which pairs of rows differ in a metric by more than chance, by Holm's correction over all pairs of the rows.
 
-    A pair without an interval counts as different if its numbers differ; the correction does not count such a pair.
+    A pair without an interval counts as different if its numbers differ; the correction does not count such a pair. A
+    row whose samples equal full precision's differs from every other row, also where the metric has no number for it.
     """
 
     def __init__(self, rows: Sequence[Row], metric: str) -> None:
@@ -35,6 +38,9 @@ class Separation:
         }
         decided = dict(zip(bounded, holm(list(bounded.values())), strict=True))
         self._apart = {pair: decided.get(pair, True) and gap.value != 0 for pair, gap in gaps.items()}
+        for a, b in permutations(rows, 2):
+            if METRICS[metric].paired and is_equal(a) and not is_equal(b) and b.get(metric) is not None:
+                self._apart.setdefault(frozenset((id(a), id(b))), True)
         self.comparisons = len(bounded)
         """Size of the family."""
         self.alone = sum(p < LEVEL for p in bounded.values())

@@ -1,8 +1,8 @@
 """Rank the quantized rows of a block at equal bits, in our order and in the paper's order.
 
-Our order is that of the ranking metric (FD-FP). The paper's order is that of its printed FID. All rows of a block have
-the same noise. `qdit.report.data.multiplicity` says which rows differ by more than chance, from the 95 % intervals of
-all paired differences. Without intervals the numbers alone decide.
+Our order is that of the ranking metric (`qdit.core.ranking`). The paper's order is that of its printed FID. All rows of
+a block have the same noise. `qdit.report.data.multiplicity` says which rows differ by more than chance, from the 95 %
+intervals of all paired differences. Without intervals the numbers alone decide.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 
-from qdit.core.metrics import ranking_metric
+from qdit.core.ranking import damage_of, is_equal, ranking_metric, ranking_value
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.multiplicity import Separation
@@ -88,8 +88,9 @@ class Contest:
 
     @property
     def has_intervals(self) -> bool:
-        """Whether the paired differences between rows have intervals."""
-        gaps = (difference(row, self.first, ranking_metric().name) for row in self.rows[1:])
+        """Whether the paired differences between rows have intervals. A row equal to full precision needs none."""
+        others = () if is_equal(self.first) else self.rows[1:]
+        gaps = (difference(row, self.first, ranking_metric().name) for row in others)
         return all(gap is not None and gap.interval is not None for gap in gaps)
 
     @property
@@ -142,14 +143,20 @@ def contests(block: Block) -> list[Contest]:
 
 
 def _contests(block: Block) -> Iterator[Contest]:
-    rows = [
-        row
-        for row in block.rows
-        if "key" in row and not is_full_precision(row) and row.get(ranking_metric().name) is not None
-    ]
+    rows = ranked_rows(block)
     for bits in dict.fromkeys(bits_of(row) for row in rows):
         rivals = [row for row in rows if bits_of(row) == bits]
         yield Contest(block, bits, tuple(sorted(rivals, key=damage_of)))
+
+
+def ranked_rows(block: Block) -> list[Row]:
+    """Return the quantized rows of a block that have a value by which they are ranked."""
+    return [row for row in block.rows if "key" in row and not is_full_precision(row) and is_ranked(row)]
+
+
+def is_ranked(row: Row) -> bool:
+    """Return whether a row has a value by which it is ranked."""
+    return ranking_value(row) is not None
 
 
 def standings(block: Block) -> list[Standing | None]:
@@ -168,11 +175,6 @@ def bits_of(row: Row) -> str:
 def short_name(row: Row) -> str:
     """Return the short name of a row, without its bits."""
     return str(row["short"]).removeprefix(f"{bits_of(row)} ")
-
-
-def damage_of(row: Row) -> float:
-    """Return the damage of a row: its number in the ranking metric, with the sign changed if higher is better."""
-    return ranking_metric().damage(row[ranking_metric().name])
 
 
 def printed_damage(row: Row) -> float:

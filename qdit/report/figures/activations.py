@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.report.figures.plan import Planned
 from qdit.report.figures.source import Arrays, Source, require, samples_of
 from qdit.report.figures.style import BLUE, GREY, MAP, ORANGE, SKY, VERMILLION, Sketch, plain, time_axis

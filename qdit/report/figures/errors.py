@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qdit.core.metrics import significant
 from qdit.core.metrics_record import Status
+from qdit.core.number_text import significant
 from qdit.report.data.published import printed_name
 from qdit.report.figures.activations import even
 from qdit.report.figures.plan import Comparison, Planned, comparisons

@@ -7,7 +7,9 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qdit.core.metrics import METRICS, shown_on, significant
+from qdit.core.metrics import METRICS, Metric, shown_on
+from qdit.core.number_text import significant
+from qdit.core.ranking import ranking_metric
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, is_measured
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
 class Rise:
     """A step to a smaller group size that makes the value worse.
 
-    `index` is the position of the smaller size in the curve, `by` the increase of the value. `is_chance` says whether
-    the increase can be chance; None without an interval.
+    `index` is the position of the smaller size in the curve, `by` the size of the change. `is_chance` says whether
+    the change can be chance; None without an interval.
     """
 
     index: int
@@ -47,15 +49,19 @@ class Curve:
 
 
 def group_sizes(source: Source, figure: Planned) -> Sketch:
-    """Draw the curves of a table of kind `table1`: the printed FID, and our FID and FD-FP."""
+    """Draw the curves of a table of kind `table1`: the printed FID, our FID and the ranking metric."""
     assert figure.table is not None
     blocks = source.table(figure.table).blocks
     settings = [subject_of_block(source.profile, block) for block in source.profile["tables"][figure.table]["blocks"]]
     names = [subject.model for subject in settings]
-    groups = [("FID", "FID, as printed", [printed_curve(block) for block in blocks])]
+    groups = [(METRICS["fid"], "FID, as printed", [printed_curve(block) for block in blocks])]
     groups += [
-        (title, f"{title}, ours", [our_curve(block, name, key) for block, name in zip(blocks, names, strict=True)])
-        for key, title in ((key, METRICS[key].title) for key in shown_on("figures"))
+        (
+            metric,
+            f"{metric.title}, ours",
+            [our_curve(block, name, metric.name) for block, name in zip(blocks, names, strict=True)],
+        )
+        for metric in map(METRICS.__getitem__, shown_on("figures"))
     ]
     shown = [
         (metric, title, [curve for curve in curves if any(v is not None for v in curve.values)])
@@ -72,10 +78,13 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
                 draw_curve(axes, curve, second=number_of_curve % 2 == 1)
             sizes = max((curve.sizes for curve in curves), key=len)
             stands_for = " (the paper’s)" if any("(" in size for size in sizes) else ""
-            axes.set(title=title, xlabel=f"group size{stands_for}", ylabel=f"{metric} (lower is better)")
+            axes.set(title=title, xlabel=f"group size{stands_for}", ylabel=f"{metric.axis_title}: {metric.direction}")
             axes.set_xticks(range(len(sizes)), sizes)
             axes.set_xlim(-0.4, len(sizes) - 0.6)
-            axes.set_ylim(0, axes.get_ylim()[1] * (1.08 + 0.12 * sum(named(curve).count("\n") + 1 for curve in curves)))
+            low, high = axes.get_ylim()
+            low = 0.0 if metric.lower_is_better else low
+            room = 0.08 + 0.12 * sum(named(curve).count("\n") + 1 for curve in curves)
+            axes.set_ylim(low, high + room * (high - low))
             axes.grid(axis="y")
             axes.legend(loc="upper right")
         keys(drawing)
@@ -94,7 +103,7 @@ def group_sizes(source: Source, figure: Planned) -> Sketch:
             [*dict.fromkeys(source.describe(subject, form=False) for subject in settings), *map(str.upper, bits)]
         ),
         caption,
-        "Lines of FID and FD-FP over group sizes; steps that make it worse are marked.",
+        f"Lines of FID and {ranking_metric().title} over group sizes; steps that make it worse are marked.",
         (9.2, 3.3),
         draw,
     )
@@ -130,8 +139,8 @@ def our_curve(block: Block, name: str, metric: str) -> Curve:
     rises = []
     for n in range(1, len(rows)):
         gap = difference(rows[n], rows[n - 1], metric)
-        if gap is not None and gap.value > 0:
-            rises.append(Rise(n, gap.value, gap.is_chance))
+        if gap is not None and METRICS[metric].damage(gap.value) > 0:
+            rises.append(Rise(n, abs(gap.value), gap.is_chance))
     return Curve(name, metric, False, tuple(label_of(row) for row in rows), values, known, tuple(rises))
 
 
@@ -143,7 +152,7 @@ def draw_curve(axes: "Axes", curve: Curve, *, second: bool) -> None:
     xs = [n + shift for n in range(len(values))]
     for x, limits in zip(xs, curve.intervals, strict=True):
         if limits is not None:
-            axes.plot([x, x], [max(limits[0], 0), limits[1]], color=colour, linewidth=0.8)
+            axes.plot([x, x], [max(limits[0], 0.0), limits[1]], color=colour, linewidth=0.8)
     axes.plot(xs, values, color=colour, marker=marker, linestyle=line, label=named(curve))
     for rise in curve.rises:
         start, end = rise.index - 1, rise.index
@@ -173,7 +182,7 @@ def keys(drawing: "Drawing") -> None:
     legend_below(drawing, handles, columns=2)
 
 
-def verdicts(shown: list[tuple[str, str, list[Curve]]]) -> str:
+def verdicts(shown: list[tuple[Metric, str, list[Curve]]]) -> str:
     """Write one sentence for each curve: at which steps to a smaller group size the value becomes worse."""
     words = []
     for _, title, curves in shown:

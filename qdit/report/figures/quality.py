@@ -1,12 +1,14 @@
-"""Draw FID and FD-FP of all methods against the size of their weights, from the rows of the tables."""
+"""Draw FID and the ranking metric of all methods against the size of their weights, from the rows of the tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from qdit.core.metrics import METRICS, shown_on, significant
+from qdit.core.metrics import METRICS, shown_on
+from qdit.core.ranking import damage_of, ranking_metric, value_text
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import printed_name
 from qdit.report.data.rows import is_full_precision, is_measured
+from qdit.report.data.standings import is_ranked
 from qdit.report.figures.plan import Planned, blocks_of, subject_of_block
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import GREY, Look, Sketch, legend_below, log_axis, looks
@@ -20,11 +22,11 @@ AREA = 3.2
 """Square points of a bubble for each bit operation of a multiplication."""
 
 LONGEST = 6.0
-"""Intervals are cut at this factor above and below the value, since the axis is logarithmic."""
+"""On a logarithmic axis intervals are cut at this factor above and below the value."""
 
 
 def sizes(source: Source, figure: Planned) -> Sketch:
-    """Draw FID and FD-FP of every method against the size of its weights.
+    """Draw FID and the ranking metric of every method against the size of its weights.
 
     The area of a marker shows the bit operations of the row.
     """
@@ -45,7 +47,10 @@ def sizes(source: Source, figure: Planned) -> Sketch:
             if metric == "fid" and full is not None:
                 axes.axhline(full["fid"], color=INK, linestyle="--", linewidth=1, zorder=1)
                 limits.append(full["fid"])
-            log_axis(axes, limits)
+            if METRICS[metric].ratios:
+                log_axis(axes, limits)
+            else:
+                axes.grid(axis="y")
             named_columns(axes, measured)
             axes.set(
                 xlabel="size of the model (MB, as the papers count)",
@@ -57,12 +62,12 @@ def sizes(source: Source, figure: Planned) -> Sketch:
     lost = [row["short"] for row in rows if not is_measured(row)]
     caption = (
         f"Every method at {', '.join(bits)}; the area of a bubble is the bit operations of one multiplication (weight"
-        f" bits × activation bits), thin lines are 95 % intervals (cut at a factor of {LONGEST:g}); methods of the same"
-        f" size stand side by side. {best(measured, bits)} FD-FP is the distance to full precision’s images of the"
-        " same noise, which noise alone cannot improve." + (f" Missing: {', '.join(lost)}." if lost else "")
+        f" bits × activation bits), thin lines are 95 % intervals (on a logarithmic axis cut at a factor of"
+        f" {LONGEST:g}); methods of the same size stand side by side. {best(measured, bits)} {ranking_metric().reading}"
+        + (f" Missing: {', '.join(lost)}." if lost else "")
     )
     return Sketch(
-        "FID and FD-FP against model size",
+        f"FID and {ranking_metric().title} against model size",
         f"{source.describe(figure.subject)} · scope {scope}",
         caption,
         "Bubbles of all methods: quality against model size.",
@@ -73,7 +78,7 @@ def sizes(source: Source, figure: Planned) -> Sketch:
 
 def label_of(metric: str) -> str:
     """Write the label of an axis: the metric, and whether higher or lower is better."""
-    return f"{METRICS[metric].title} ({METRICS[metric].better} is better)"
+    return f"{METRICS[metric].axis_title}: {METRICS[metric].direction}"
 
 
 def rows_at(source: Source, figure: Planned, scope: str) -> list[Row]:
@@ -94,14 +99,16 @@ def bits_of(row: Row) -> str:
 def bounds(row: Row, metric: str) -> tuple[float, ...]:
     """Return the value of a metric with its interval: (low end, value, high end).
 
-    Both ends are at most a factor `LONGEST` away from the value, because the axis is logarithmic. A row without an
-    interval gives (value,). A value that is missing or not positive gives ().
+    On a logarithmic axis both ends are at most a factor `LONGEST` away from the value. A row without an interval gives
+    (value,). A value that is missing, or not positive on a logarithmic axis, gives ().
     """
-    value = row[metric]
-    if value is None or value <= 0:
+    value, ratios = row[metric], METRICS[metric].ratios
+    if value is None or (ratios and value <= 0):
         return ()
     low, high = row.get(f"{metric}_low"), row.get(f"{metric}_high")
-    return (value,) if low is None or high is None else (max(low, value / LONGEST), value, min(high, value * LONGEST))
+    if low is None or high is None:
+        return (value,)
+    return (max(low, value / LONGEST), value, min(high, value * LONGEST)) if ratios else (low, value, high)
 
 
 def positions_of(rows: Sequence[Row]) -> dict[tuple[str, str], float]:
@@ -169,11 +176,11 @@ def keys(drawing: "Drawing", shared: dict[str, Look], full: Row | None) -> None:
 
 
 def best(rows: Sequence[Row], bits: Iterable[str]) -> str:
-    """Write which method has the lowest FD-FP at each bit width."""
+    """Write which method has the least damage at each bit width."""
     words = []
     for name in bits:
-        candidates = [row for row in rows if bits_of(row) == name and row["fd_fp"] is not None]
+        candidates = [row for row in rows if bits_of(row) == name and is_ranked(row)]
         if candidates:
-            first = min(candidates, key=lambda row: row["fd_fp"])
-            words.append(f"{name} {printed_name(first['label'])} ({significant(first['fd_fp'])})")
-    return f"Lowest FD-FP: {', '.join(words)}." if words else ""
+            first = min(candidates, key=damage_of)
+            words.append(f"{name} {printed_name(first['label'])} ({value_text(first)})")
+    return f"Least damage by {ranking_metric().title}: {', '.join(words)}." if words else ""

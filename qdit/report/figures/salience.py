@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.report.figures.activations import NAMES, boxes, even, roles_of
 from qdit.report.figures.plan import Planned
 from qdit.report.figures.source import Source, require, samples_of

@@ -4,9 +4,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from qdit.core.metrics import significant
+from qdit.core.ranking import damage_of, ranking_metric, value_text
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import is_full_precision, is_measured
+from qdit.report.data.standings import is_ranked
 from qdit.report.figures.plan import Planned, hardest
 from qdit.report.figures.source import Missing, Source
 from qdit.report.figures.style import Sketch
@@ -82,22 +83,22 @@ def samples(source: Source, figure: Planned) -> Sketch:
 
 
 def words(row: Row) -> str:
-    """Write the name of a row's method and its FD-FP."""
+    """Write the name of a row's method and its value in the ranking metric."""
     name = str(row["short"]).removeprefix(f"W{row['weight_bits']}A{row['activation_bits']} ")
     if is_full_precision(row):
         return "full precision"
-    return f"{name}\nFD-FP {significant(row['fd_fp'])}" if is_measured(row) and row["fd_fp"] is not None else name
+    return f"{name}\n{ranking_metric().title} {value_text(row)}" if is_measured(row) and is_ranked(row) else name
 
 
 def extremes(rows: list[Row]) -> str:
-    """Write which methods have the smallest and the largest MSE-FP."""
-    measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and row["fd_fp"] is not None]
+    """Write which methods have the least and the most damage."""
+    measured = [row for row in rows if is_measured(row) and not is_full_precision(row) and is_ranked(row)]
     if len(measured) < 2:
         return ""
-    near, far = (pick(measured, key=lambda row: row["mse_fp"]) for pick in (min, max))
+    near, far = (pick(measured, key=damage_of) for pick in (min, max))
     return (
-        f"Nearest image by image is {words(near).splitlines()[0]} (MSE-FP {significant(near['mse_fp'])}), farthest"
-        f" {words(far).splitlines()[0]} ({significant(far['mse_fp'])})."
+        f"Nearest to full precision is {words(near).splitlines()[0]} ({ranking_metric().title} {value_text(near)}),"
+        f" farthest {words(far).splitlines()[0]} ({value_text(far)})."
     )
 
 

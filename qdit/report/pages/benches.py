@@ -9,7 +9,7 @@ from typing import Any
 from qdit.bench import gpu_goals
 from qdit.core.errors import DataError
 from qdit.core.files import read_json
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.core.repository import ROOT
 
 STUDIES = ROOT / "results" / "studies"

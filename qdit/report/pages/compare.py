@@ -9,7 +9,8 @@ import pandas as pd
 from tabulate import tabulate
 
 from qdit.core.errors import DataError
-from qdit.core.metrics import METRICS, shown_on, significant
+from qdit.core.metrics import METRICS, shown_on
+from qdit.core.number_text import significant
 from qdit.report.data.compare_rows import Difference, difference
 from qdit.report.data.metrics_json import Row, read_folder
 from qdit.report.render.display import signed

@@ -20,6 +20,7 @@ from qdit.core.files import read_json, write_json, write_text
 from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import MetricsRecord, Status, read_record
 from qdit.core.provenance import machine
+from qdit.core.ranking import ranking_metric, why_it_ranks
 from qdit.core.run import FULL_PRECISION_METHOD, SIMULATE, Run
 from qdit.report.data.published import printed_name
 from qdit.report.data.times import times_text
@@ -30,7 +31,8 @@ INDEX_LIMIT = 5_000_000
 """Bytes that index.html may have to be kept in the repository."""
 PAGES = ("claims", "leaderboard")
 CLAIMS = {"source": "paper", "words": "claim", "evaluated_on": "on", "verdict": "verdict", "why": "why"}
-LEADERBOARD = ("setting", "form", "scope", "bits", "rank", "method", "fd_fp", "fid", "mse_fp")
+NUMBERS = tuple(dict.fromkeys((ranking_metric().name, "psnr_fp", "fd_fp", "fid", "mse_fp")))
+LEADERBOARD = ("setting", "form", "scope", "bits", "rank", "method", *NUMBERS)
 README_TABLE, README_SETTING = "table2", "digits-cfg1.0-s20"
 BEGIN, END = "<!-- numbers of docs/mini: make docs-mini writes them -->", "<!-- end of the numbers -->"
 
@@ -159,14 +161,14 @@ def leaderboard_text(results: Path) -> str:
     frame = frame[frame["status"] == Status.OK]
     frame = frame.assign(bits=[f"W{row.weight_bits:.0f}A{row.activation_bits:.0f}" for row in frame.itertuples()])
     frame["method"] = [printed_name(label) for label in frame["label"]]
-    for name in ("fd_fp", "fid", "mse_fp"):
+    for name in NUMBERS:
         frame[name] = [METRICS[name].write(value) if pd.notna(value) else "" for value in frame[name]]
     frame["rank"] = frame["rank"].fillna("")
-    parts = [f"# Leaderboard\n\n{face_of(frame)}\n\nRanked by FD-FP; smaller is better."]
+    parts = [f"# Leaderboard\n\n{face_of(frame)}\n\n{ranking_metric().reading} {why_it_ranks()}"]
     group = ["setting", "form", "scope", "bits"]
     for key, rows in frame.groupby(group, sort=False):
         shown = rows[[name for name in LEADERBOARD if name not in group]]
-        shown = shown.rename(columns={name: METRICS[name].title for name in ("fd_fp", "fid", "mse_fp")})
+        shown = shown.rename(columns={name: METRICS[name].axis_title for name in NUMBERS})
         parts.append(f"## {', '.join(map(str, key))}\n\n{shown.to_markdown(index=False, disable_numparse=True)}")
     return "\n\n".join(parts) + "\n"
 
@@ -209,26 +211,27 @@ def times_page(facts: Mapping[str, Any], tables: str) -> str:
 
 
 def readme_table(csv: Path) -> str:
-    """Write the README's table of FD-FP from the CSV of a table: one column per method, one row per bits.
+    """Write the README's table of the ranking metric from the CSV of a table.
 
-    It has the rows of the main setting only.
+    It has one column per method and one row per bits. It has the rows of the main setting only.
     """
     frame = pd.read_csv(csv)
     frame = frame[(frame["setting"] == README_SETTING) & (frame["label"] != FULL_PRECISION_METHOD)]
     frame = frame[frame["status"] == Status.OK].drop_duplicates(["form", "label", "weight_bits", "activation_bits"])
     labels = list(dict.fromkeys(frame["label"]))
-    lines = [f"| FD-FP | {' | '.join(map(printed_name, labels))} |", "|---" * (len(labels) + 1) + "|"]
+    metric = ranking_metric()
+    lines = [f"| {metric.axis_title} | {' | '.join(map(printed_name, labels))} |", "|---" * (len(labels) + 1) + "|"]
     groups = dict(iter(frame.groupby(["form", "weight_bits", "activation_bits"])))
     for form, weight_bits, activation_bits in sorted(groups, key=lambda key: (key[0] != "natural", -key[1], -key[2])):
-        values = groups[form, weight_bits, activation_bits].set_index("label")["fd_fp"]
+        values = groups[form, weight_bits, activation_bits].set_index("label")[metric.name]
         name = f"W{weight_bits:.0f}A{activation_bits:.0f}" + ("" if form == "natural" else f", {form} form")
-        cells = [METRICS["fd_fp"].write(values[label]) if label in values else "–" for label in labels]
+        cells = [metric.write(values[label]) if pd.notna(values.get(label)) else "–" for label in labels]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def write_readme(readme: Path, csv: Path) -> None:
-    """Write the table of FD-FP between the two marks in the README."""
+    """Write the table of the ranking metric between the two marks in the README."""
     text = readme.read_text(encoding="utf-8")
     block = f"{BEGIN}\n{readme_table(csv)}\n{END}"
     write_text(readme, re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL))

@@ -5,12 +5,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from qdit.core.ranking import ranking_metric
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, OPEN, Claim
 from qdit.report.claims.report import PRINTED, Report, where_of
 from qdit.report.data.rows import Table, is_measured, is_missing
 from qdit.report.pages.pairs import Ranking
 
-LEAST_HEADINGS = ("Table", "Bits", "Lowest FD-FP", "In settings", "Of them by more than chance")
+LEAST_HEADINGS = ("Table", "Bits", "Least damage", "In settings", "Of them by more than chance")
 CHECKED = (HOLDS, FAILS, OPEN, CONSTRUCTED)
 
 
@@ -76,7 +77,7 @@ def short_title(table: Table) -> str:
 
 
 def least_damage(title: str, rankings: Sequence[Ranking]) -> list[tuple[str, ...]]:
-    """Return rows of a small table: for each bits, the method with the lowest FD-FP in most settings (natural form)."""
+    """Return rows of a small table: for each bits, the method with the least damage in most settings (natural form)."""
     rows: list[tuple[str, ...]] = []
     natural = [ranking for ranking in rankings if ranking.ranked[0].row["form"] == "natural"]
     for bits in dict.fromkeys(ranking.bits for ranking in natural):
@@ -94,8 +95,8 @@ def _pairs(rankings: Sequence[Ranking]) -> Finding:
     if not total:
         return Finding("")
     return Finding(
-        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in FD-FP by more than chance. The"
-        f" order of the other {total - certain} may be chance."
+        f"Of {total} pairs of methods at equal bits and setting, {certain} differ in {ranking_metric().title} by more"
+        f" than chance. The order of the other {total - certain} may be chance."
     )
 
 

@@ -1,4 +1,4 @@
-"""Make the leaderboard: all runs of a profile, ranked by FD-FP (distance to full precision), with intervals."""
+"""Make the leaderboard: all runs of a profile, ranked by the ranking metric, with intervals."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.files import write_text
-from qdit.core.metrics import METRICS, ranking_metric, shown_on
+from qdit.core.metrics import METRICS, shown_on
+from qdit.core.ranking import damage_of, ranking_metric
 from qdit.core.run import INTEGER, Run
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
@@ -23,7 +24,7 @@ from qdit.report.data.rows import (
     make_row,
     with_differences,
 )
-from qdit.report.data.standings import contests, damage_of, short_name
+from qdit.report.data.standings import contests, is_ranked, short_name
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.headline import Headline, headline
 from qdit.report.render.text import csv_text, markdown_text
@@ -145,9 +146,7 @@ def _place(profile: Mapping[str, Any], row: Row) -> tuple[Any, ...]:
     settings = list(profile["settings"])
     full = not is_full_precision(row)
     bits = (-row["weight_bits"], -row["activation_bits"])
-    score = row.get(ranking_metric().name)
-    known = (score is None, ranking_metric().damage(score) if score is not None else 0.0)
-    return (settings.index(row["setting"]), row["form"], row["scope"], full, *bits, *known, row["label"])
+    return (settings.index(row["setting"]), row["form"], row["scope"], full, *bits, damage_of(row), row["label"])
 
 
 def _block(profile: Mapping[str, Any], rows: list[Row]) -> Block:
@@ -175,7 +174,7 @@ def _separations(rows: list[Row]) -> dict[str, Separation]:
     """Bits → which pairs of quantized rows of these bits are apart in the ranking metric."""
     of_bits: dict[str, list[Row]] = {}
     for row in rows:
-        if not is_full_precision(row) and row.get(ranking_metric().name) is not None:
+        if not is_full_precision(row) and is_ranked(row):
             of_bits.setdefault(row["key"].bits, []).append(row)
     return {bits: Separation(rivals, ranking_metric().name) for bits, rivals in of_bits.items()}
 
@@ -199,11 +198,11 @@ def ranks(row: Row, rows: list[Row], separation: Separation | None = None) -> Ro
     They are empty for full precision. `separation` says which pairs of rows differ; it is computed if it is None.
     """
     bits = (row["weight_bits"], row["activation_bits"])
-    if is_full_precision(row) or row.get(ranking_metric().name) is None:
+    if is_full_precision(row) or not is_ranked(row):
         return {}
     rivals = [other for other in rows if other is not row and not is_full_precision(other)]
     of_bits = [other for other in rivals if (other["weight_bits"], other["activation_bits"]) == bits]
-    of_bits = [other for other in of_bits if other.get(ranking_metric().name) is not None]
+    of_bits = list(filter(is_ranked, of_bits))
     separation = separation or Separation([row, *of_bits], ranking_metric().name)
     certain = [other for other in of_bits if separation.apart(row, other)]
     better = sum(damage_of(other) < damage_of(row) for other in certain)

@@ -1,4 +1,4 @@
-"""Rank methods by paired differences of FD-FP: for every pair of rows, whether the difference is more than chance.
+"""Rank methods by paired differences: for every pair of rows, whether the difference is more than chance.
 
 All rows of a block share their noise, so the interval of a difference is narrower than the intervals of the two rows
 suggest.
@@ -7,20 +7,21 @@ suggest.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qdit.core.metrics import ranking_metric, significant
+from qdit.core.number_text import significant
+from qdit.core.ranking import EQUAL, damage_of, is_equal, ranking_metric, value_text
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.multiplicity import Separation
-from qdit.report.data.rows import Block, Table, is_full_precision
-from qdit.report.data.standings import damage_of
+from qdit.report.data.rows import Block, Table
+from qdit.report.data.standings import ranked_rows
 from qdit.report.pages.leaderboard import interval_text, ranks
 from qdit.report.render.display import bits_text
 from qdit.report.render.fragments import number
 
 BETTER, WORSE, CHANCE, UNSURE, SELF = "<", ">", "≈", "?", "·"
 MEANINGS = {
-    BETTER: "certainly lower",
-    WORSE: "certainly higher",
+    BETTER: "certainly less damage",
+    WORSE: "certainly more damage",
     CHANCE: "no further apart than chance explains",
     UNSURE: "no interval: a run without resampled values",
 }
@@ -36,7 +37,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A row with its rank (a range if chance allows several), its FD-FP, and a mark for each compared row."""
+    """A row with its rank (a range if chance allows several), its value, and a mark for each compared row."""
 
     row: Row
     name: str
@@ -82,11 +83,7 @@ def rankings(table: Table) -> list[Ranking]:
 
 
 def _of_block(block: Block) -> Iterable[Ranking]:
-    rows = [
-        row
-        for row in block.rows
-        if not is_full_precision(row) and row.get(ranking_metric().name) is not None and "key" in row
-    ]
+    rows = ranked_rows(block)
     for bits in dict.fromkeys(map(bits_text, rows)):
         rivals = sorted((row for row in rows if bits_text(row) == bits), key=damage_of)
         if len(rivals) > 1:
@@ -99,7 +96,7 @@ def _ranked(row: Row, rivals: list[Row], separation: Separation) -> Ranked:
         row=row,
         name=_name(row),
         rank=str(ranks(row, rivals, separation)["rank"]),
-        value=number(significant(float(row[ranking_metric().name]))),
+        value=value_text(row, unit=False),
         interval=number(interval_text(row, ranking_metric().name) or ""),
         marks=tuple(_mark(row, other, separation) for other in rivals),
     )
@@ -114,8 +111,10 @@ def _mark(row: Row, other: Row, separation: Separation) -> Mark:
     if row is other:
         return Mark(SELF, "")
     gap = difference(row, other, ranking_metric().name)
-    assert gap is not None
     names = f"{_name(row)} − {_name(other)}"
+    if gap is None:  # one of them equals full precision
+        sign = CHANCE if not separation.apart(row, other) else BETTER if damage_of(row) < damage_of(other) else WORSE
+        return Mark(sign, f"{_name(row if is_equal(row) else other)} is {EQUAL}")
     if gap.interval is None:
         return Mark(UNSURE, f"{names}: {number(significant(gap.value))}, no interval")
     sign = CHANCE if not separation.apart(row, other) else BETTER if ranking_metric().damage(gap.value) < 0 else WORSE

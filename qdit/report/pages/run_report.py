@@ -176,7 +176,7 @@ def _keys(block: Block) -> set[Run]:
 
 
 def _least(ranked: Mapping[str, Sequence[Ranking]]) -> Markup | None:
-    """The method with the lowest FD-FP, table by table; None if nothing can be ranked."""
+    """The method with the least damage, table by table; None if nothing can be ranked."""
     rows = [row for title, of in ranked.items() for row in least_damage(title, of)]
     return grid_html("Least damage", LEAST_HEADINGS, rows, texts=3) if rows else None
 

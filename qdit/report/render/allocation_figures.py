@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qdit.core.metrics import significant
+from qdit.core.number_text import significant
 from qdit.report.data.allocations import SearchedAllocation, by_role
 from qdit.report.data.rows import Figure
 

@@ -6,7 +6,8 @@ from itertools import groupby
 from typing import Literal
 
 from qdit.core.intervals import LEVEL
-from qdit.core.metrics import METRICS, changed, ranking_metric
+from qdit.core.metrics import METRICS, changed
+from qdit.core.ranking import known_value, ranking_metric
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.multiplicity import Separation
@@ -14,6 +15,8 @@ from qdit.report.data.rows import Block, Table, is_full_precision, is_measured
 from qdit.report.data.standings import Standing, bits_of, standings
 
 BLANK = "–"
+PERFECT = "equal"
+"""Cell of a quantized row whose samples equal full precision's, in a metric that would be infinite."""
 TIED_MARK = "≈"
 Source = Literal["ours", "paper", "on disk", "DiT-XL/2", "DiT-XL/2 on disk"]
 OURS: Source = "ours"
@@ -25,7 +28,12 @@ SHAPE_ON_DISK: Source = "DiT-XL/2 on disk"
 FITTED_MARK = "†"
 
 
-DECIDING = frozenset({"rank", "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled", "total"})
+DECIDING = frozenset(
+    {
+        *("rank", ranking_metric().name, "fid", "fd_fp", "check", "ratio_fd_fp", "latent_largest", "images_sampled"),
+        "total",
+    }
+)
 """Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
 OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless", "granularity": "Ranges, input × weight"}
@@ -69,8 +77,8 @@ class Column:
 class Cell:
     """One formatted cell. `change` is the difference to full precision with its sign, or empty.
 
-    `gap` is the difference to the paper. `interval` is the 95 % interval of the ranking metric. `tied` marks a cell
-    that is not the best, but whose difference to the best can be chance.
+    `gap` is the difference to the paper. `interval` is the 95 % interval, for paired metrics whose interval the
+    leaderboard shows. `tied` marks a cell that is not the best, but whose difference to the best can be chance.
     """
 
     text: str
@@ -185,15 +193,22 @@ def status_column(shown: list[Column]) -> int:
 def _cell(row: Row, column: Column, *, best: bool, tied: bool) -> Cell:
     value = row.get(column.cell)
     if value is None:
-        return Cell(BLANK, source=column.source)
+        is_perfect = column.source == OURS and not is_full_precision(row) and _value(row, column.metric) is not None
+        return Cell(PERFECT if is_perfect else BLANK, best=best, source=column.source)
     if isinstance(value, str):
         return Cell(value, source=column.source)
     style = METRICS["size_actual_mb" if column.source in (ON_DISK, SHAPE_ON_DISK) else column.metric].write
     change = row.get(column.change) if column.change else None
     gap = row.get(f"difference_{column.metric}") if column.source == OURS else None
     change, gap = ("" if value is None else signed(style, value) for value in (change, gap))
-    interval = _interval(row, column) if column.metric == ranking_metric().name else ""
+    metric = METRICS[column.metric]
+    interval = _interval(row, column) if metric.paired and metric.board_interval else ""
     return Cell(style(value), change, best, column.source, tied, gap, interval)
+
+
+def _value(row: Row, metric: str) -> float | None:
+    """Value of a row in a metric; infinite if only samples that equal full precision's have no number in it."""
+    return known_value(row, METRICS[metric]) if metric in METRICS else None
 
 
 def _interval(row: Row, column: Column) -> str:
@@ -221,7 +236,7 @@ def best_cells(block: Block) -> set[tuple[int, str]]:
     for bits in dict.fromkeys((row["weight_bits"], row["activation_bits"]) for _, row in quantized):
         rivals = [(n, row) for n, row in quantized if (row["weight_bits"], row["activation_bits"]) == bits]
         for metric in (metric for metric in METRICS.values() if metric.better):
-            values = {n: row[metric.name] for n, row in rivals if row.get(metric.name) is not None}
+            values = {n: value for n, row in rivals if (value := _value(row, metric.name)) is not None}
             if len(values) > 1:
                 winner = metric.write(min(values.values()) if metric.lower_is_better else max(values.values()))
                 best |= {(n, metric.name) for n, value in values.items() if metric.write(value) == winner}

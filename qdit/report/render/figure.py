@@ -1,4 +1,4 @@
-"""Draw FD-FP with its 95 % interval as dots, in inline SVG. A method has one line, a bit width one colour.
+"""Draw the ranking metric with its 95 % interval as dots, in inline SVG. A method has one line, a bit width one colour.
 
 Our rank and the paper's rank stand beside the dots, at the bits that order the lines. This module writes SVG itself. A
 panel of matplotlib is eight times as large (9.8 against 1.2 KB) and takes a thousand times as long (95 against 0.1 ms).
@@ -9,14 +9,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
-from qdit.core.metrics import ranking_metric
+from qdit.core.ranking import EQUAL, is_equal, ranking_metric, value_text
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, is_full_precision
 from qdit.report.data.standings import Contest, Standing, bits_of, contests, short_name
-from qdit.report.render.headline import PREFERRED, value_text
+from qdit.report.render.headline import PREFERRED
 
 CHARACTER = 8.0
 """Pixels of a character of a name, so that long names have room."""
+
+INTERVALS = 5
+"""About as many intervals between ticks has an axis that is not logarithmic."""
 
 TICK = 46
 """Pixels that a label below the axis needs."""
@@ -46,33 +49,59 @@ PANEL = Layout(420, 160, 70, 50)
 
 @dataclass(frozen=True)
 class Axis:
-    """The logarithmic horizontal axis from 10^`low` to 10^`high`. All plots of a table share it."""
+    """The horizontal axis, with a tick every `step`; all plots of a table share it.
 
-    low: int
-    high: int
+    With `logarithmic` the ends and the step are powers of ten: the axis goes from 10^`low` to 10^`high`.
+    """
+
+    low: float
+    high: float
+    step: float = 1
+    logarithmic: bool = False
 
     def share(self, value: float) -> float:
         """Return the position of a value on the axis, from 0 (left end) to 1 (right end).
 
         A value outside the axis gets the nearer end.
         """
-        if value <= 0:
+        if self.logarithmic and value <= 0:
             return 0.0
-        return min(max((math.log10(value) - self.low) / (self.high - self.low), 0.0), 1.0)
+        place = math.log10(value) if self.logarithmic else value
+        return min(max((place - self.low) / (self.high - self.low), 0.0), 1.0)
+
+    def ticks(self, room: int) -> list[float]:
+        """Return the values of the ticks: every tick, or every second, third, … if there is no room for more."""
+        count = round((self.high - self.low) / self.step)
+        places = [self.low + number * self.step for number in range(0, count + 1, math.ceil(count / max(room, 1)))]
+        return [10.0**place if self.logarithmic else place for place in places]
 
 
 def axis(rows: Iterable[Row]) -> Axis | None:
-    """Return the axis that contains all values of the rows, in whole decades. None without values."""
+    """Return the axis that contains all values of the rows. None without values.
+
+    Its ends are whole decades if the metric is compared by ratios, else multiples of a step of 1, 2 or 5 times a power
+    of ten.
+    """
     values = [row[ranking_metric().name] for row in rows if _drawn(row)]
     if not values:
         return None
-    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    return Axis(low, max(high, low + 1))
+    if ranking_metric().ratios:
+        low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+        return Axis(low, max(high, low + 1), logarithmic=True)
+    step = _round_step((max(values) - min(values)) / INTERVALS or 1.0)
+    low, high = math.floor(min(values) / step), math.ceil(max(values) / step)
+    return Axis(low * step, max(high, low + 1) * step, step)
+
+
+def _round_step(least: float) -> float:
+    """The smallest of 1, 2, 5, 10, 20, … and of their tenths, hundredths, … that is not below `least`."""
+    decade = 10.0 ** math.floor(math.log10(least))
+    return next(factor * decade for factor in (1, 2, 5, 10) if factor * decade >= least)
 
 
 def _drawn(row: Row) -> bool:
     value = row.get(ranking_metric().name)
-    return value is not None and value > 0 and not is_full_precision(row)
+    return value is not None and (value > 0 or not ranking_metric().ratios) and not is_full_precision(row)
 
 
 @dataclass(frozen=True)
@@ -150,12 +179,10 @@ def colour(plot: Plot, row: Row) -> str:
 
 
 def _frame(shared: Axis, ends: tuple[float, float], bottom: float) -> Iterable[str]:
-    room = max(int((ends[1] - ends[0]) / TICK), 1)
-    step = math.ceil((shared.high - shared.low) / room)
-    for decade in range(shared.low, shared.high + 1, step):
-        x = _x(10.0**decade, shared, ends)
+    for tick in shared.ticks(int((ends[1] - ends[0]) / TICK)):
+        x = _x(tick, shared, ends)
         yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>'
-        yield _text("tick", x, bottom + 18, f"{10.0**decade:g}")
+        yield _text("tick", x, bottom + 18, f"{tick:g}")
 
 
 def _heads(plot: Plot, layout: Layout, names: float) -> Iterable[str]:
@@ -167,7 +194,7 @@ def _heads(plot: Plot, layout: Layout, names: float) -> Iterable[str]:
         x += 2 * RADIUS + 16 + CHARACTER * len(contest.bits)
     ranks = 2 * layout.ranks if plot.printed else 0
     if layout.value:
-        yield _text("column", layout.width - ranks - 6, 16, ranking_metric().title)
+        yield _text("column", layout.width - ranks - 6, 16, ranking_metric().axis_title)
     if plot.printed:
         yield _text("column", layout.width - layout.ranks - 6, 16, "our rank")
         yield _text("column", layout.width - 6, 16, "paper’s")
@@ -176,8 +203,7 @@ def _heads(plot: Plot, layout: Layout, names: float) -> Iterable[str]:
 def _dots(plot: Plot, rows: Sequence[Row], shared: Axis, ends: tuple[float, float], y: float) -> Iterable[str]:
     yield f'<line class="row" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
     if not any(map(_drawn, rows)):
-        exact = any(row.get(ranking_metric().name) == 0 for row in rows)
-        yield _text("missing", ends[0] + 4, y + 4, "0" if exact else "missing")
+        yield _text("missing", ends[0] + 4, y + 4, EQUAL if any(map(is_equal, rows)) else "missing")
     for row in reversed([row for contest in plot.contests for row in rows if bits_of(row) == contest.bits]):
         if not _drawn(row):
             continue
@@ -193,7 +219,7 @@ def _columns(plot: Plot, rows: Sequence[Row], standing: Standing | None, layout:
     leading = [row for row in rows if any(row is other for other in plot.contests[0].rows)]
     ranks = 2 * layout.ranks if plot.printed else 0
     if layout.value and leading:
-        yield _text("number", layout.width - ranks - 6, y + 4, value_text(leading[0]))
+        yield _text("number", layout.width - ranks - 6, y + 4, value_text(leading[0], unit=False))
     if plot.printed and standing is not None:
         differs = "" if not standing.moved else " differs"
         yield _text("number", layout.width - layout.ranks - 6, y + 4, str(standing.rank or "–"))

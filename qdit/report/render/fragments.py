@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import Status
+from qdit.core.ranking import axis_words, ranking_metric
 from qdit.report.data import learning_curves as reconstruction
 from qdit.report.data.rows import Block, Figure, Table
 from qdit.report.data.standings import BEST, FIRST, TIED, TIED_BY_RUNS
@@ -63,7 +64,7 @@ def hero_html(table: Table, finding: Headline | None = None, beside: Markup | No
         name: Markup(dot_plot(contest.block, shared, layout)) if contest is not None and shared is not None else ""
         for name, layout in (("wide", WIDE), ("narrow", NARROW))
     }
-    caption = "FD-FP of each method with its 95 % interval, logarithmic; left is better"
+    caption = f"{ranking_metric().axis_title} of each method with its 95 % interval{axis_words()}"
     cover = table.cover
     drawings = {} if cover is None else {"cover": Markup(cover.svg), "narrow_cover": Markup(cover.narrow_svg)}
     return template_markup(

@@ -7,8 +7,9 @@ more than chance, and how well the paper's order holds. If an interval includes 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from qdit.core.metrics import METRICS, ranking_metric, significant
+from qdit.core.metrics import METRICS
 from qdit.core.metrics_record import Status
+from qdit.core.ranking import damage_of, ranking_metric, value_text, why_it_ranks
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Table, is_measured
@@ -109,7 +110,7 @@ def _answer(contest: Contest, *, printed: bool) -> tuple[tuple[str, bool], ...]:
 
 
 def _lead(contest: Contest) -> Iterable[tuple[str, bool]]:
-    """`is best (FD-FP …), ahead of the next by more than chance`, or that chance can explain its lead."""
+    """`is best (PSNR-FP …), ahead of the next by more than chance`, or that chance can explain its lead."""
     tied, second = [short_name(row) for row in contest.tied], contest.rows[1]
     value = f"({ranking_metric().title} {value_text(contest.first)}{_range(contest.first)})"
     if tied:
@@ -144,9 +145,10 @@ def _because(table: Table, contest: Contest) -> Iterable[str]:
     agreement = contest.agreement()
     unit = f"{contest.first.get('images')} {table.samples_are}s" if contest.first.get("images") else "samples"
     yield (
-        f"{contest.block.title}, {unit} a row. {ranking_metric().title} is the distance to the full-precision samples"
-        " (smaller is better)" + ("; the paper’s order is that of its FID." if agreement else ".")
+        f"{contest.block.title}, {unit} a row. {ranking_metric().reading}"
+        + (" The paper’s order is that of its FID." if agreement else "")
     )
+    yield why_it_ranks()
     if agreement and agreement.turned:
         yield f"Reversed: {_pairs(agreement.turned)}."
     if agreement and agreement.open:
@@ -166,9 +168,9 @@ def _variants(table: Table) -> tuple[tuple[str, bool], ...]:
     more = less = unclear = 0
     for row, base in _beside_base(table):
         gap = difference(row, base, ranking_metric().name)
-        if gap is None or gap.is_chance or gap.value == 0:
+        if damage_of(row) == damage_of(base) or (gap is not None and gap.is_chance):
             unclear += 1
-        elif ranking_metric().damage(gap.value) > 0:
+        elif damage_of(row) > damage_of(base):
             more += 1
         else:
             less += 1
@@ -193,14 +195,10 @@ def _beside_base(table: Table) -> Iterable[tuple[Row, Row]]:
 
 def _variants_about() -> Iterable[str]:
     yield (
-        f"Damage is {ranking_metric().title}, the distance to the full-precision samples. “Cannot be told”: the 95 %"
+        f"Damage is measured by {ranking_metric().title}. {ranking_metric().reading} “Cannot be told”: the 95 %"
         " interval of the paired difference includes 0."
     )
-
-
-def value_text(row: Row) -> str:
-    """Write the FD-FP of a row."""
-    return significant(float(row[ranking_metric().name])).replace("-", "−")
+    yield why_it_ranks()
 
 
 def interval_words(row: Row, metric: str) -> str:

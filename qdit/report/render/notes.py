@@ -7,6 +7,7 @@ from pathlib import Path
 from qdit import __version__
 from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
+from qdit.core.ranking import ranking_metric, why_it_ranks
 from qdit.core.run import IMPORTED
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.replicates import COUNT
@@ -65,7 +66,7 @@ def _reading(table: Table) -> Iterable[str]:
     if table.miniature and "fid" in table.metrics:
         yield (
             "On a small, easy data set FID does not always rise with the damage: a quantized row can have a better FID"
-            " than FP. Compare methods by FD-FP and MSE-FP."
+            f" than FP. Compare methods by paired metrics, such as {ranking_metric().title}."
         )
     if table.marks_best:
         yield "Bold: the best of our quantized rows at equal bits in a block." + (
@@ -84,6 +85,8 @@ def _reading(table: Table) -> Iterable[str]:
         )
     for scope in dict.fromkeys(row["scope"] for row in table.rows):
         yield SCOPES[scope]
+    if table.summary and table.marks_best and ranking_metric().name in table.metrics:
+        yield why_it_ranks()  # the headline of other tables says it
     yield from _samples_behind(table)
     yield from table.remarks
     yield from _method_notes(table)
@@ -130,13 +133,14 @@ def _pixel_notes(table: Table) -> Iterable[str]:
             "MIND-FP: sliced Wasserstein distance of features to the full-precision samples (arXiv 2605.06797)"
             f"{reference}."
         )
-    if "psnr_fp" in table.metrics and "ssim_fp" in table.metrics:
+    if "psnr_fp" in table.metrics:
         windows = sorted({int(row["ssim_window"]) for row in table.rows if row.get("ssim_window") is not None})
         sides = f" in windows of {' or '.join(f'{side} × {side}' for side in windows)} pixels" if windows else ""
         of = "frames of each clip" if table.samples_are == "clip" else "images"
+        similar = f" SSIM-FP: mean over the same {of.split()[0]}, with a Gaussian of deviation 1.5{sides}."
         yield (
-            f"PSNR-FP (dB) and SSIM-FP: means over {of}, to full precision’s of the same noise; SSIM with a Gaussian"
-            f" of deviation 1.5{sides}. Full precision itself has an infinite PSNR, so its cell is blank."
+            f"PSNR-FP (dB): mean over {of}, to full precision’s of the same noise. Full precision itself has an"
+            f" infinite PSNR, so its cell is blank.{similar if 'ssim_fp' in table.metrics else ''}"
         )
 
 

@@ -1,6 +1,7 @@
 """Read the files of the pages: Jinja templates, style sheets and scripts. They are data of the package `qdit.report`.
 
-A template escapes every value that is not `Markup`. A name in a template without a value is an error.
+A template escapes every value that is not `Markup`. Every template knows `ranking_metric`. A name in a template without
+a value is an error.
 """
 
 from functools import cache
@@ -9,6 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
+
+from qdit.core.ranking import ranking_metric
 
 PACKAGE_DATA = ("../templates", "../static")
 """The folders, relative to this module: the code digest of every step that imports it covers their files."""
@@ -37,13 +40,15 @@ def script(*names: str) -> Markup:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=FunctionLoader(lambda name: _read("templates", name)),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals["ranking_metric"] = ranking_metric()
+    return environment
 
 
 @cache

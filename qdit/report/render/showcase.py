@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from qdit.core.ranking import value_text
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import is_full_precision, is_measured
 from qdit.report.data.standings import Contest, short_name
 from qdit.report.render.clips import TILE, Shown, clip_difference, clips_of, gif, shows_clips, strip_frames
-from qdit.report.render.headline import value_text
 from qdit.report.render.page_files import template_markup
 from qdit.report.render.sheets import (
     AMPLIFICATION,

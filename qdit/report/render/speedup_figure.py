@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from qdit.core.ranking import ranking_metric
 from qdit.report.data.pareto import pareto_front
 from qdit.report.data.rows import Figure
 from qdit.report.render.allocation_figures import drawn
@@ -34,14 +35,14 @@ CHARACTER = 0.56
 
 @dataclass(frozen=True)
 class Point:
-    """A row as a point: speed relative to float32, FD-FP (`damage`) with its interval.
+    """A row as a point: speed relative to float32, `value` in the ranking metric with its interval.
 
     `grouped` says whether groups of inputs have their own ranges (else whole tokens, channels or tensors).
     """
 
     name: str
     speed: float
-    damage: float
+    value: float
     low: float | None
     high: float | None
     colour: str
@@ -59,8 +60,14 @@ class Panel:
     @property
     def front(self) -> tuple[Point, ...]:
         """The Pareto front from the slowest to the fastest; full precision (speed 1, no damage) is a point too."""
-        listed = (Point(FULL_PRECISION, 1.0, 0.0, None, None, STAR, True), *self.points)
-        return tuple(listed[n] for n in pareto_front([(point.speed, point.damage) for point in listed]))
+        listed = (full_precision(), *self.points)
+        damages = [(point.speed, ranking_metric().damage(point.value)) for point in listed]
+        return tuple(listed[n] for n in pareto_front(damages))
+
+
+def full_precision() -> Point:
+    """Return the point of full precision; its value can be infinite."""
+    return Point(FULL_PRECISION, 1.0, ranking_metric().perfect, None, None, STAR, True)
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ def _draw_panel(drawing: "Drawing", panel: Panel, layout: Layout, *, bottom: flo
     axes.set_title(panel.title, loc="left", fontsize=layout.letters, color=INK)
     axes.step(
         [point.speed for point in panel.front],
-        [point.damage for point in panel.front],
+        [_drawn_value(axes, point.value) for point in panel.front],
         where="pre", color=INK, linewidth=1.1, linestyle="--", zorder=2,
     )  # fmt: skip
     axes.axvline(panel.half, color=GREY, linewidth=0.8, linestyle=":", zorder=1)
@@ -131,32 +138,34 @@ def _draw_panel(drawing: "Drawing", panel: Panel, layout: Layout, *, bottom: flo
               ha="right", transform=axes.get_xaxis_transform())  # fmt: skip
     for point in panel.points:
         _draw_point(axes, point)
-    axes.plot([1.0], [0.0], marker="*", markersize=9, color=STAR, clip_on=False, zorder=4)
-    full = Point(FULL_PRECISION, 1.0, 0.0, None, None, STAR, True)
+    full = full_precision()
+    axes.plot([1.0], [_drawn_value(axes, full.value)], marker="*", markersize=9, color=STAR, clip_on=False, zorder=4)
     _name(axes, (*panel.points, full), layout, inches)
+
+
+def _drawn_value(axes: "Axes", value: float) -> float:
+    """The value, or the end of the axis that is nearest to an infinite value."""
+    low, high = axes.get_ylim()
+    return min(max(value, low), high)
 
 
 def _draw_point(axes: "Axes", point: Point) -> None:
     if point.low is not None and point.high is not None:
-        axes.plot([point.speed] * 2, [max(point.low, 0.0), point.high], color=point.colour, linewidth=1.1, zorder=3)
+        axes.plot(
+            [point.speed] * 2, [_drawn_value(axes, point.low), point.high], color=point.colour, linewidth=1.1, zorder=3
+        )
     face = point.colour if point.grouped else "white"
-    axes.plot([point.speed], [point.damage], marker="o", markersize=6, markerfacecolor=face,
+    axes.plot([point.speed], [_drawn_value(axes, point.value)], marker="o", markersize=6, markerfacecolor=face,
               markeredgecolor=point.colour, markeredgewidth=1.4, linestyle="none", zorder=4)  # fmt: skip
 
 
 def _scales(axes: "Axes", panel: Panel, layout: Layout) -> None:
-    """Speeds on a linear axis. Damage is logarithmic above the smallest decade, and linear from there to 0."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+    """Speeds on a linear axis, the ranking metric on the axis that suits it."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    damages = [v for p in panel.points for v in (p.low, p.damage, p.high) if v is not None and v > 0]
-    low, high = math.floor(math.log10(min(damages))), math.ceil(math.log10(max(damages)))
-    high = max(high, low + 1)
-    axes.set_yscale("symlog", linthresh=10.0**low, linscale=0.35)
-    step = max(math.ceil((high - low) / 5), 1)
-    axes.yaxis.set_major_locator(FixedLocator([0.0, *(10.0**decade for decade in range(low, high + 1, step))]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
-    axes.set_ylim(0.0, 10.0**high)
+    _scale_values(
+        axes, [v for p in panel.points for v in (p.low, p.value, p.high) if v is not None and math.isfinite(v)]
+    )
     speeds = [1.0, panel.half, *(point.speed for point in panel.points)]
     room = 0.06 * (max(speeds) - min(speeds) or 1.0)
     axes.set_xlim(min(speeds) - room, max(speeds) + room)
@@ -164,7 +173,7 @@ def _scales(axes: "Axes", panel: Panel, layout: Layout) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}×"))
     axes.tick_params(labelsize=layout.letters - 0.5, colors=INK)
     axes.set_xlabel("times as fast as float32", fontsize=layout.letters, color=INK)
-    axes.set_ylabel("FD-FP (lower is better)", fontsize=layout.letters, color=INK)
+    axes.set_ylabel(f"{ranking_metric().axis_title}: {ranking_metric().direction}", fontsize=layout.letters, color=INK)
     axes.grid(color=RULE, linewidth=0.6)
     axes.set_axisbelow(True)
     for name, spine in axes.spines.items():
@@ -172,11 +181,39 @@ def _scales(axes: "Axes", panel: Panel, layout: Layout) -> None:
         spine.set_visible(name in ("left", "bottom"))
 
 
+def _scale_values(axes: "Axes", values: Sequence[float]) -> None:
+    """Scale the vertical axis for finite values of the ranking metric.
+
+    Ratios: logarithmic above the smallest decade, and linear from there to 0. Else linear, with room above the values
+    for full precision.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+    if not ranking_metric().ratios:
+        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        room = 0.08 * (high - low or 1.0)
+        axes.set_ylim(low - room, high + 2 * room)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        return
+    positive = [value for value in values if value > 0] or [1.0]
+    low, high = math.floor(math.log10(min(positive))), math.ceil(math.log10(max(positive)))
+    high = max(high, low + 1)
+    axes.set_yscale("symlog", linthresh=10.0**low, linscale=0.35)
+    step = max(math.ceil((high - low) / 5), 1)
+    axes.yaxis.set_major_locator(FixedLocator([0.0, *(10.0**decade for decade in range(low, high + 1, step))]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    axes.set_ylim(0.0, 10.0**high)
+
+
 def _name(axes: "Axes", points: Sequence[Point], layout: Layout, inches: float) -> None:
     """Draw the names in a column, each as near as possible to the height of its point, with a line to it."""
-    order = sorted(points, key=lambda point: (point.damage, -point.speed))
     transform = axes.transData + axes.transAxes.inverted()
-    heights = [float(transform.transform((point.speed, point.damage))[1]) for point in order]
+    height_of = {
+        point: float(transform.transform((point.speed, _drawn_value(axes, point.value)))[1]) for point in points
+    }
+    order = sorted(points, key=lambda point: (height_of[point], -point.speed))
+    heights = [height_of[point] for point in order]
     places = spread(heights, LINE * layout.letters / 72 / inches, 0.0, 1.0)
     for point, place in zip(order, places, strict=True):
         arrow: dict[str, Any] = {
@@ -189,7 +226,8 @@ def _name(axes: "Axes", points: Sequence[Point], layout: Layout, inches: float) 
         }
         axes.annotate(
             point.name,
-            xy=(point.speed, point.damage), xycoords="data", xytext=(1.05, place), textcoords="axes fraction",
+            xy=(point.speed, _drawn_value(axes, point.value)), xycoords="data",
+            xytext=(1.05, place), textcoords="axes fraction",
             fontsize=layout.letters, color=INK, va="center", ha="left", arrowprops=arrow, annotation_clip=False,
         )  # fmt: skip
 

@@ -178,7 +178,8 @@ def _latex_line(line: Line, shown: list[Column]) -> str:
     cells = []
     for cell in line.cells:
         number = tex_number(cell.text)
-        bold = rf"\textbf{{\boldmath{number}}}" if cell.best else (tex(f"{TIED_MARK} ") if cell.tied else "") + number
+        strong = rf"\boldmath{number}" if number.startswith("$") else number
+        bold = rf"\textbf{{{strong}}}" if cell.best else (tex(f"{TIED_MARK} ") if cell.tied else "") + number
         cells.append(bold + (rf" {{\scriptsize({tex_number(cell.change)})}}" if cell.change else ""))
     if line.status:
         cells[status_column(shown)] = rf"\textit{{{tex(line.status)}}}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.metrics import shown_on
+from qdit.core.ranking import ranking_metric
 from qdit.core.run import FULL_PRECISION_METHOD
 from qdit.report.data.block_times import COLUMNS as BLOCK
 from qdit.report.data.block_times import GPU_COLUMNS, Measured, block_cells, measured_blocks
@@ -32,7 +33,7 @@ from qdit.report.data.stored import stored_cells
 from qdit.report.tables.methods_finding import facts, finding
 from qdit.report.tables.methods_speed import figure, remarks, speed_facts
 
-FRONT = ("fd_fp", "psnr_fp", "ssim_fp", *STORED, *BLOCK)
+FRONT = tuple(dict.fromkeys((ranking_metric().name, "psnr_fp", "fd_fp", "ssim_fp", *STORED, *BLOCK)))
 """Columns that the page shows at once."""
 OTHERS = tuple(name for name in shown_on("variants") if name not in (*FRONT, "ratio_fd_fp"))
 

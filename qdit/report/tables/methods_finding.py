@@ -2,14 +2,16 @@
 
 from collections.abc import Iterable
 
-from qdit.core.metrics import METRICS, ranking_metric, significant
+from qdit.core.metrics import METRICS
+from qdit.core.number_text import significant
+from qdit.core.ranking import EQUAL, gap_text, is_equal, ranking_metric, value_text
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.standings import Contest, short_name
-from qdit.report.render.headline import interval_words, value_text
+from qdit.report.render.headline import interval_words
 
-PEAK = "psnr_fp"
-LARGEST_RATIO = 1000.0
+COMPANIONS = ("psnr_fp", "fd_fp")
+"""Metrics of pixels and of features: the sentence has both, because their orders can differ."""
 
 
 def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
@@ -25,7 +27,7 @@ def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
         (f"{_verdict(contest)} {short_name(first)}", True),
         (
             f" ({metric.title} {value_text(first)}{interval}): {metric.title} of the next, {short_name(second)}, is"
-            f" {_ratio(first, second)}{_peak(first, second)}; ",
+            f" {_gap(first, second)}{_companions(first, second)}; ",
             False,
         ),
         (f"{_chance(contest)}.", True),
@@ -34,36 +36,35 @@ def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
 
 def _verdict(contest: Contest) -> str:
     """The winner, in words. There is none if the difference can be chance, or if there is no interval."""
-    gap = difference(contest.rows[1], contest.first, ranking_metric().name)
-    if gap is None or gap.interval is None:
-        return "the lowest number is that of"
-    return "no method wins; the lowest number is that of" if contest.tied else "the winner is"
+    if not contest.has_intervals:
+        return "the best number is that of"
+    return "no method wins; the best number is that of" if contest.tied else "the winner is"
 
 
-def _ratio(first: Row, second: Row) -> str:
-    """Text: how many times as large the second FD-FP is."""
-    low, high = (float(row[ranking_metric().name]) for row in (first, second))
-    if low <= 0:
-        return "larger" if high > 0 else "equal"
-    ratio = high / low
-    return f"{ratio:.2f} times as large" if ratio < LARGEST_RATIO else f"{significant(ratio)} times as large"
+def _gap(first: Row, second: Row) -> str:
+    """Text: how the second value compares with the first one."""
+    if is_equal(first) or is_equal(second):
+        return value_text(second)
+    metric = ranking_metric()
+    return gap_text(metric, float(second[metric.name]), float(first[metric.name]))
 
 
-def _peak(first: Row, second: Row) -> str:
-    """The difference of the PSNR, first − second."""
-    gap = difference(first, second, PEAK)
-    if gap is None:
-        return ""
-    title, amount = METRICS[PEAK].title, METRICS[PEAK].write(abs(gap.value))
-    if float(amount) == 0:
-        return f", its {title} is equal"
-    return f", its {title} {amount} dB {'lower' if gap.value > 0 else 'higher'}"
+def _companions(first: Row, second: Row) -> str:
+    """Text: how the second row compares with the first one in the metrics that do not rank."""
+    texts = []
+    for metric in (METRICS[name] for name in COMPANIONS if name != ranking_metric().name):
+        if first.get(metric.name) is not None and second.get(metric.name) is not None:
+            gap = gap_text(metric, float(second[metric.name]), float(first[metric.name]))
+            texts.append(f", its {metric.title} {'is ' if gap == 'equal' else ''}{gap}")
+    return "".join(texts)
 
 
 def _chance(contest: Contest) -> str:
     """Sentence about the interval of the paired difference: for this pair alone, and with Holm's correction."""
     first, second = contest.rows[:2]
     gap = difference(second, first, ranking_metric().name)
+    if is_equal(first):
+        return f"{short_name(first)} is {EQUAL}" + (", and so is the next" if is_equal(second) else "")
     if gap is None or gap.interval is None:
         return "the difference has no interval, so it may be chance"
     low, high = (significant(value).replace("-", "−") for value in gap.interval)
@@ -88,11 +89,7 @@ def facts(contest: Contest, *, miniature: bool) -> Iterable[str]:
     """Write the sentences below the first: rows that chance cannot separate, number of images, the metric."""
     if text := tied_text(contest):
         yield text
-    metric = ranking_metric().title
     images = f"{contest.first['images']} images a row" if contest.first.get("images") else "few samples"
-    yield (
-        f"{contest.block.title}, {images}. {metric} is the distance to the full-precision samples of the same noise"
-        " (smaller is better)."
-    )
+    yield f"{contest.block.title}, {images}. {ranking_metric().reading}"
     if miniature:
         yield "A miniature shows whether an order holds there. It cannot show whether a number of the paper is right."

@@ -1,13 +1,13 @@
-"""Make the figure of a table of methods, and its sentences: FD-FP of each row against the speed of one block."""
+"""Make the figure of a table of methods, and its sentences: damage of each row against the speed of one block."""
 
+import math
 from collections.abc import Iterable, Sequence
 
-from qdit.core.metrics import ranking_metric
+from qdit.core.ranking import ranking_metric, ranking_value, value_text
 from qdit.report.data.block_times import COLUMNS, GPU_COLUMNS, SIMULATED_ONLY, TWO, BlockTimes, Measured
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Figure, is_full_precision, is_measured
 from qdit.report.data.standings import Contest, short_name
-from qdit.report.render.headline import value_text
 from qdit.report.render.speedup_figure import FULL_PRECISION, Panel, Point, speedup_figure
 from qdit.workflow.method_index import method_sources
 
@@ -36,12 +36,13 @@ def _title(times: BlockTimes, bits: str) -> str:
 
 
 def _point(row: Row, speed: float) -> Point:
-    metric = ranking_metric().name
+    metric, value = ranking_metric().name, ranking_value(row)
+    assert value is not None
     facts = method_sources().get(str(row["method"]))
     return Point(
         name=short_name(row),
         speed=speed,
-        damage=float(row[metric]),
+        value=float(value),
         low=row.get(f"{metric}_low"),
         high=row.get(f"{metric}_high"),
         colour=(facts.color if facts is not None else None) or UNKNOWN_COLOUR,
@@ -55,9 +56,17 @@ def figure(contest: Contest | None, measured: Measured) -> Figure | None:
         return None
     about = (
         "Filled: ranges of groups; hollow: ranges of tokens, channels or tensors. Vertical lines: 95 % intervals."
-        " Dashed: the Pareto front, from full precision (the star, at 1 and 0). Dotted: the speed of bfloat16."
+        f" Dashed: the Pareto front, from full precision (the star{_star()}). Dotted: the speed of bfloat16."
     )
     return speedup_figure(panels(contest, measured), about)
+
+
+def _star() -> str:
+    """Words about the star: where it stands."""
+    metric = ranking_metric()
+    return (
+        f"; its {metric.title} is infinite, so it stands at the edge" if math.isinf(metric.perfect) else ", at 1 and 0"
+    )
 
 
 def speed_facts(contest: Contest | None, measured: Measured) -> Iterable[str]:

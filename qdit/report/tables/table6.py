@@ -80,7 +80,8 @@ def _block(
             row["detail"] = "" if paper in (None, row["group_size"]) else f"the paper’s {paper}"
         if key.label in headline:
             row["detail"] = "GPTQ weights"
-        rows.append(row | {"short": row["name"]})
+        short = f"{row['name']}, GPTQ" if key.label in headline else row["name"]  # searches can find equal sizes
+        rows.append(row | {"short": short})
     return Block(
         title=f"{block['form']} form · {describe_setting(profile, block)}",
         about=f"{block['setting']}, scope {block['scope']}",

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from qdit.core.metrics import ranking_metric, shown_on, significant
+from qdit.core.metrics import shown_on
+from qdit.core.ranking import damage_of, ranking_metric, value_text
 from qdit.core.run import IMPORTED, TOOL
 from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
@@ -24,7 +25,7 @@ from qdit.report.data.rows import (
     with_differences,
 )
 from qdit.report.data.speeds import COLUMNS, measured_on, read_speed, speed_cells
-from qdit.report.data.standings import Contest, contests, damage_of, short_name
+from qdit.report.data.standings import Contest, contests, short_name
 
 
 def tools(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -74,8 +75,8 @@ def _finding(blocks: Iterable[Block]) -> Iterable[str]:
     metric = ranking_metric().title
     yield f"The best of our methods against the best of others by {metric}: {'; '.join(comparisons)}."
     yield (
-        f"{metric} is the distance to the full-precision samples of the same noise (smaller is better). Every row"
-        " quantizes the four linears of each block. The speeds are of this machine, and of small matrices."
+        f"{ranking_metric().reading} Every row quantizes the four linears of each block. The speeds are of this"
+        " machine, and of small matrices."
     )
 
 
@@ -92,8 +93,8 @@ def _compared(contest: Contest) -> str:
 
 
 def _pair(row: Row) -> str:
-    """Name and FD-FP of a row."""
-    return f"{short_name(row)} ({significant(float(row[ranking_metric().name]))})"
+    """Name and value of a row."""
+    return f"{short_name(row)} ({value_text(row)})"
 
 
 def _remarks(rows: list[Row]) -> Iterable[str]:
