@@ -34,7 +34,8 @@ def claims(
       qdit claims --results results/mini --out results/mini/claims.html
       qdit claims --results results/mini --other results/seed1 --other results/seed2
     """
-    from qdit.report.claims.report import load_report, text_of, write_report
+    from qdit.report.claims.report import load_report
+    from qdit.report.claims.written import text_of, write_report
     from qdit.report.data.presence import require_results
     from qdit.report.pages.claims_page import claims_markdown, claims_page
     from qdit.workflow.profile import load_profile

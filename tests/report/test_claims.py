@@ -19,8 +19,10 @@ from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, judge_all, load_claims
 from qdit.report.claims.language import cell_functions
-from qdit.report.claims.report import COLUMNS, csv_of, load_report, summary, text_of, write_report
+from qdit.report.claims.report import load_report
 from qdit.report.claims.sources import Measured, Printed, printed_keys
+from qdit.report.claims.summary import summary
+from qdit.report.claims.written import COLUMNS, csv_of, text_of, write_report
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.workflow.profile import load_profile

@@ -27,9 +27,11 @@ from qdit.report.claims.claims import (
 )
 from qdit.report.claims.damage import at_bits, damaged
 from qdit.report.claims.language import parse
-from qdit.report.claims.report import csv_of, damaged_name, load_report, summary
+from qdit.report.claims.report import damaged_name, load_report
 from qdit.report.claims.sources import Measured
+from qdit.report.claims.summary import summary
 from qdit.report.claims.survival import Comparison, survival_text
+from qdit.report.claims.written import csv_of
 from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.pages.claims_page import claims_page
 from tests.report.conftest import change_protocol

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from qdit.core.errors import ConfigError, DataError
-from qdit.report.claims.report import load_report, write_report
+from qdit.report.claims.report import load_report
+from qdit.report.claims.written import write_report
 from qdit.report.pages.build import build_table
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.docs_mini import (

@@ -86,7 +86,7 @@ class Verdict:
 
     `word` is the verdict and `why` its reason. `metrics` are the metrics in the expression. `p` is the p-value, or None
     if no interval decides. `alone` is the verdict before the correction for many claims, if the correction changes it.
-    `tells` says what would decide a claim that cannot be told.
+    `tells` says what would decide a claim that cannot be told. `missing` are rows that it reads and that are not made.
     """
 
     word: str
@@ -98,6 +98,7 @@ class Verdict:
     tells: str = ""
     runs: tuple[Run, ...] = ()
     """Runs of the cells that were read."""
+    missing: tuple[Run, ...] = ()
 
 
 def load_claims(path: Path) -> Claims:
@@ -263,7 +264,7 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
     for claim in claims.claims:
         form_source = source
         if isinstance(source, Measured) and claim.form != source.form:
-            form_source = forms.setdefault(claim.form, source.in_form(claim.form))
+            form_source = forms.setdefault(claim.form, source.like(form=claim.form))
         verdicts[claim.id] = judge(claim, claims.sets, form_source)
     return among_many(verdicts)
 
