@@ -6,12 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from qdit.core.errors import ConfigError
+from qdit.core.files import read_json
 from qdit.report.claims.claims import FILE, Claims, Verdict, judge_all, judge_all_at_damage, load_claims
 from qdit.report.claims.damage import BITS
 from qdit.report.claims.rows_read import command, with_missing_rows
 from qdit.report.claims.sources import Measured, Printed
-from qdit.report.claims.survival import Comparison, of_folders, of_replicates, profile_in
+from qdit.report.claims.survival import Comparison, of_folders, of_replicates
 from qdit.report.data.published import REPOSITORY_COPY, published_folder
+from qdit.workflow.profile import validate
 
 PRINTED = "printed"
 PAPER_PROFILE = "paper"
@@ -42,6 +45,17 @@ class Report:
         return [source for source in self.verdicts if source != damaged_name(self.profile)]
 
 
+def profile_in(folder: Path) -> dict[str, Any]:
+    """Read and check the profile of a results folder. ConfigError if it is not valid."""
+    path = folder / "profile.json"
+    profile: dict[str, Any] = read_json(path)
+    try:
+        validate(profile)
+    except ConfigError as problem:
+        raise ConfigError(f"{path}: {problem}; run that profile again") from None
+    return profile
+
+
 def damaged_name(profile: str) -> str:
     """Return the name of the source with the rows of a profile where damage begins, for example `mini at W4A4`."""
     return f"{profile} at {BITS.upper()}"
@@ -69,7 +83,10 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
         runs.append(Measured(profile_in(paper), paper))
         verdicts[PAPER_PROFILE] = judge_all(claims, runs[-1])
     survival = {
-        source: (*of_replicates(judge, measured, verdicts[source]), *of_folders(judge, verdicts[source], others))
+        source: (
+            *of_replicates(judge, measured, verdicts[source]),
+            *of_folders(judge, measured, verdicts[source], others),
+        )
         for source, judge in judges.items()
     }
     models = {setting: str(entry["model"]) for source in runs for setting, entry in source.profile["settings"].items()}

@@ -45,7 +45,7 @@ class Planned(Measured):
 
     def has(self, row: Row) -> bool:
         """Return whether a table of the profile has the row."""
-        return row["key"] in self.known
+        return row.get("key") in self.known
 
     def cell(self, table: str, metric: str, keys: tuple[Key, ...]) -> Value:
         """Record the row of a cell, and return an unknown value."""
@@ -104,7 +104,7 @@ def with_missing_rows(
     `verdicts` are those at the papers' bits, and for a miniature those at W4A4.
     """
     planned = rows_of_claims(with_overlay(profile), claims)
-    advice = f"`{command(profile)}` makes"
+    advice = f"“{command(profile)}” makes"
     return {
         source: {claim: _with_missing(verdict, rows[claim], results, advice) for claim, verdict in of.items()}
         for (source, of), rows in zip(verdicts.items(), planned, strict=True)

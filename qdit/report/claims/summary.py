@@ -151,11 +151,11 @@ def _split(report: Report, source: str, claims: tuple[str, ...]) -> str:
 def _why_undecided(report: Report, found: Standing) -> str:
     reasons = {
         "about a number of the paper’s own model, which no miniature can measure": len(found.numbers),
-        f"without a row that they read (`{report.command}` makes these rows)": len(found.lacking),
-        "open for another reason; in most cases the difference can be chance": len(found.open),
+        f"without rows that “{report.command}” makes": len(found.lacking),
+        "open because a difference can be chance, or for a reason that the list below gives": len(found.open),
     }
     said = [f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in reasons.items() if count]
-    return f"Of the {found.undecided} claims that cannot be told, {', '.join(said)}." if said else ""
+    return f"Of the {found.undecided} claims that cannot be told, {'; '.join(said)}." if said else ""
 
 
 def _stay(report: Report, found: Standing) -> str:

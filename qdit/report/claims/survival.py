@@ -10,16 +10,14 @@ lacks a row that it reads: a missing row is no disagreement.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from qdit.core.errors import ConfigError
-from qdit.core.files import read_json
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.metrics_record import FILE, read_record
 from qdit.core.run import Run
 from qdit.report.claims.claims import FAILS, HOLDS, Verdict
 from qdit.report.claims.sources import Measured
 from qdit.report.data.presence import require_results
 from qdit.report.data.replicates import alone
-from qdit.workflow.profile import validate
 from qdit.workflow.replicates import replicate_count
 
 DECIDED = (HOLDS, FAILS)
@@ -84,31 +82,34 @@ def of_replicates(judge: Judge, source: Measured, verdicts: Mapping[str, Verdict
     return comparisons
 
 
-def of_folders(judge: Judge, verdicts: Mapping[str, Verdict], folders: Sequence[Path]) -> list[Comparison]:
-    """Compare the verdicts with those of each results folder in `folders`: runs of the profile with another seed.
+def of_folders(
+    judge: Judge, source: Measured, verdicts: Mapping[str, Verdict], folders: Sequence[Path]
+) -> list[Comparison]:
+    """Compare the verdicts of a run with those of each results folder in `folders`: the same profile, another seed.
 
-    ConfigError if a folder's profile is not valid.
+    A folder may hold only some rows, and no profile.json. The tables are those of `source`. A row that was made with
+    other settings counts as missing. DataError for a folder without rows; ConfigError if its seed is that of `source`.
     """
     comparisons = []
     for folder in folders:
-        require_results(folder)
-        profile = profile_in(folder)
-        other = judge(Measured(profile, folder))
-        comparisons.append(
-            compared(f"the run of seed {profile['seed']} in {folder.name}", verdicts, other, list(verdicts))
-        )
+        seed = seed_in(folder)
+        if seed == source.profile["seed"]:
+            raise ConfigError(
+                f"--other {folder}: its rows have seed {seed}, as those of {source.results}; name results of another seed"
+            )
+        other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder))
+        comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
     return comparisons
 
 
-def profile_in(folder: Path) -> dict[str, Any]:
-    """Read and check the profile of a results folder. ConfigError if it is not valid."""
-    path = folder / "profile.json"
-    profile: dict[str, Any] = read_json(path)
-    try:
-        validate(profile)
-    except ConfigError as problem:
-        raise ConfigError(f"{path}: {problem}; run that profile again") from None
-    return profile
+def seed_in(folder: Path) -> int:
+    """Return the seed of the rows in a results folder; DataError if it has no row with numbers."""
+    require_results(folder)
+    for path in sorted(folder.glob(f"runs/*/*/*/*/{FILE}")):
+        seed = read_record(path).protocol.get("seed")
+        if seed is not None:
+            return int(seed)
+    raise DataError(f"{folder}: found no row with numbers; finish that run first")
 
 
 def compared(
