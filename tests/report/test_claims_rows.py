@@ -32,7 +32,7 @@ def test_the_rows_that_claims_read_are_rows_of_tables_and_nothing_more(mini: dic
     tables = {run for table in mini["tables"] for run in runs_of(mini, table)}
     assert len(rows) == len(set(rows)) and set(rows) <= tables
     plain = {run.path for run in rows if run.setting == PLAIN and run.form == "natural"}
-    wanted = "fp/w16a16 q-dit/w6a8 rtn-g36-dynamic/w4a4 rtn-g16-static/w4a4 svdquant-nearest/w4a4 ditas-g16/w4a8 vidit-q/w8a8"
+    wanted = "fp/w16a16 q-dit/w6a8 rtn-g36-dynamic/w4a4 svdquant-nearest/w4a4 ditas-g16/w4a8 vidit-q/w8a8"
     assert {f"{PLAIN}/natural/{path}-common" for path in wanted.split()} <= plain
     unread = "rtn/w2a2 rtn/w8a8 allocated-random/w4a8 svdquant-token/w4a4 nvfp4/w4a4"
     assert plain.isdisjoint(f"{PLAIN}/natural/{path}-common" for path in unread.split())
@@ -102,8 +102,8 @@ def test_the_first_sentences_count_each_claim_once_and_stand_on_every_page() -> 
     assert (len(found.numbers), found.lacking, found.checked) == (6, ("ditas-comparable-w4a8",), 50)
     checkable, decided, undecided, stay = first_sentences(report)
     assert checkable == (
-        "50 of the 61 claims can be checked; the others are only quoted. 1 of the 50 comes out by construction, which is"
-        " no evidence."
+        "50 of the 61 claims can be checked; the others are only quoted. 1 of the 50 comes out by construction, which"
+        " is no evidence."
     )
     assert decided == (
         "Of the other 49 claims, the runs of profile mini decide 2 at the papers’ bits (1 holds, 1 does not hold) and 1"

@@ -95,7 +95,8 @@ def of_folders(
         seed = seed_in(folder)
         if seed == source.profile["seed"]:
             raise ConfigError(
-                f"--other {folder}: its rows have seed {seed}, as those of {source.results}; name results of another seed"
+                f"--other {folder}: its rows have seed {seed}, as those of {source.results}; name results of another"
+                " seed"
             )
         other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder))
         comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
