@@ -1,6 +1,6 @@
 """Judge all claims of a run: on the printed numbers, at the papers' bits, at W4A4, and with other random draws."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from qdit.report.claims.claims import FILE, Claims, Verdict, judge_all, judge_al
 from qdit.report.claims.damage import BITS
 from qdit.report.claims.rows_read import command, with_missing_rows
 from qdit.report.claims.sources import Measured, Printed
-from qdit.report.claims.survival import Comparison, of_folders, of_replicates
+from qdit.report.claims.survival import Comparison, Judge, of_folders, of_replicates
 from qdit.report.data.published import REPOSITORY_COPY, published_folder
 from qdit.workflow.profile import validate
 
@@ -72,11 +72,11 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
     beside = published / FILE
     claims = load_claims(beside if beside.is_file() else REPOSITORY_COPY / FILE)
     measured, name = Measured(profile, results), str(profile["profile"])
-    judges: dict[str, Callable[[Measured], dict[str, Verdict]]] = {name: partial(judge_all, claims)}
+    judges: dict[str, Judge] = {name: partial(judge_all, claims)}
     if measured.miniature:
         judges[damaged_name(name)] = partial(judge_all_at_damage, claims)
     verdicts: dict[str, Mapping[str, Verdict]] = {PRINTED: judge_all(claims, Printed(published))}
-    judged = {source: judge(measured) for source, judge in judges.items()}
+    judged = {source: judge(measured, 0) for source, judge in judges.items()}
     verdicts |= with_missing_rows(judged, profile, results, claims)
     runs, paper = [measured], results.parent / PAPER_PROFILE
     if name != PAPER_PROFILE and (paper / "profile.json").is_file():

@@ -21,8 +21,8 @@ from qdit.report.data.replicates import alone
 from qdit.workflow.replicates import replicate_count
 
 DECIDED = (HOLDS, FAILS)
-Judge = Callable[[Measured], Mapping[str, Verdict]]
-"""Judges all claims on one run: at the papers' bits, or at W4A4."""
+Judge = Callable[[Measured, int], Mapping[str, Verdict]]
+"""Judges all claims on one run, at the papers' bits or at W4A4. The correction counts at least so many claims."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def of_replicates(judge: Judge, source: Measured, verdicts: Mapping[str, Verdict
     counts = {name: max((replicate_count(profile, run) for run in of.runs), default=1) for name, of in verdicts.items()}
     comparisons = []
     for number in range(1, max(counts.values(), default=1)):
-        other = judge(Measured(alone(profile, number), source.results))
+        other = judge(Measured(alone(profile, number), source.results), tested(verdicts))
         ids = [name for name, count in counts.items() if count > number]
         comparisons.append(compared(f"replicate {number} in the place of replicate 0", verdicts, other, ids))
     return comparisons
@@ -98,9 +98,14 @@ def of_folders(
                 f"--other {folder}: its rows have seed {seed}, as those of {source.results}; name results of another"
                 " seed"
             )
-        other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder))
+        other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder), tested(verdicts))
         comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
     return comparisons
+
+
+def tested(verdicts: Mapping[str, Verdict]) -> int:
+    """Return the number of claims that the correction for many claims counts."""
+    return sum(verdict.p is not None for verdict in verdicts.values())
 
 
 def seed_in(folder: Path) -> int:

@@ -34,8 +34,8 @@ def text_of(report: Report, *, width: int = 110) -> str:
             lines += textwrap.wrap(f"read as: {claim.reading}", width, initial_indent="  ", subsequent_indent="    ")
         for name, verdicts in report.verdicts.items():
             verdict = verdicts[claim.id]
-            said = (verdict.why, *map(evidence_text, verdict.evidence[:1]), again(report, name, claim).text)
-            about = "; ".join(filter(None, (*said, verdict.tells if verdict.missing else "")))
+            reasons = (verdict.why, *map(evidence_text, verdict.evidence[:1]), again(report, name, claim).text)
+            about = "; ".join(filter(None, (*reasons, verdict.tells if verdict.missing else "")))
             words = f"{name + ':':<9} {verdict.word}" + (f" ({about})" if about else "")
             lines += textwrap.wrap(words, width, initial_indent="  ", subsequent_indent=" " * 12)
     lines += ["", "Contradictions:"]
