@@ -17,8 +17,8 @@ def claims(
     other: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Results of the same profile with another seed, all rows or some; repeat it. Verdicts are compared with"
-            " them."
+            help="Results of the same profile with another seed, all rows or some; repeat it. Verdicts are compared"
+            " with them."
         ),
     ] = None,
 ) -> None:
