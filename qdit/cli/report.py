@@ -37,7 +37,7 @@ def claims(
       qdit claims
       qdit claims --results results/mini --out results/mini/claims.html
       qdit claims --results results/mini --other results/seed1 --other results/seed2
-      qdit claims --profile mini --profile config/mini-damage.yaml --results results/mini --out claims.html
+      qdit claims --profile mini-damage --results results/mini --out claims.html
     """
     from qdit.report.claims.report import load_report
     from qdit.report.claims.written import text_of, write_report

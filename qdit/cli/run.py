@@ -52,7 +52,7 @@ def run(
     Examples:
       qdit run table2
       qdit run ab
-      qdit run claims_rows --profile mini --profile config/mini-damage.yaml
+      qdit run claims_rows --profile mini-damage
       qdit run table2 --profile mini --cores 2 --dry-run
       qdit run table2 --row q-dit/w4a8 --row rtn/w4a8
       qdit run --row "table2 q-dit w4a8" --smoke

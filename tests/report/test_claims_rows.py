@@ -24,7 +24,7 @@ PLAIN = "digits-cfg1.0-s20"
 
 @pytest.fixture(scope="module")
 def mini() -> dict[str, Any]:
-    return load_profile("mini", OVERLAY)
+    return load_profile(OVERLAY)
 
 
 def test_the_rows_that_claims_read_are_rows_of_tables_and_nothing_more(mini: dict[str, Any], tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_the_rows_that_claims_read_are_rows_of_tables_and_nothing_more(mini: dic
     assert salient == {("fp", "w16a16"), *((label, "w4a8") for label in labels)}, "order-of-steps-salient and its like"
     seed = tmp_path / "seed1.yaml"
     seed.write_text("profile: seed1\nseed: 1\n", encoding="utf-8")
-    assert rows_read(load_profile("mini", OVERLAY, seed)) == rows
+    assert rows_read(load_profile(OVERLAY, seed)) == rows
 
 
 def test_every_claim_of_a_miniature_reads_rows_that_exist(mini: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def test_a_claim_without_rows_names_the_command_that_makes_them(results: Path, p
     (run.folder(results) / "metrics.json").unlink()
     verdict = load_report(profile, results).verdicts["mini"]["fid-reduced-by-1.09"]
     assert verdict.missing == (run,)
-    assert verdict.tells == f"“qdit run claims_rows --profile mini --profile {OVERLAY}” makes 1 missing row"
+    assert verdict.tells == f"“qdit run claims_rows --profile {OVERLAY}” makes 1 missing row"
     assert command({"profile": "paper"}) == "qdit run claims_rows --profile paper"
 
 

@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qdit.core.repository import ROOT
 from qdit.core.run import Run
 from qdit.report.claims.claims import FILE, OPEN, Claims, Verdict, judge_all, judge_all_at_damage, load_claims
 from qdit.report.claims.language import Key
@@ -19,11 +18,11 @@ from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.data.rows import is_miniature
 from qdit.report.data.values import Unknown, Value
 from qdit.workflow.profile import full_precision_run, runs_of
-from qdit.workflow.profile_files import read_mapping
+from qdit.workflow.profile_files import profile_file, read_mapping
 from qdit.workflow.targets import CLAIMS_ROWS
 
-OVERLAY = "config/mini-damage.yaml"
-"""Overlay of a miniature with the rows that only claims read."""
+OVERLAY = "mini-damage"
+"""Overlay of config/mini.yaml, by name, with the rows that only claims read."""
 NOWHERE = Path("results", "of-no-run")
 """A folder of results that no run has, so that no file is read."""
 
@@ -76,7 +75,7 @@ def with_overlay(profile: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a miniature with the tables of `OVERLAY`; those whose settings or methods it lacks are left out."""
     if not is_miniature(profile):
         return profile
-    added = read_mapping(ROOT / OVERLAY)["tables"]
+    added = read_mapping(profile_file(OVERLAY))["tables"]
     fitting = {
         name: table
         for name, table in added.items()
@@ -93,7 +92,7 @@ def command(profile: Mapping[str, Any]) -> str:
     """Write the command that makes all rows that the claims read."""
     if not is_miniature(profile):
         return f"qdit run {CLAIMS_ROWS} --profile {profile['profile']}"
-    return f"qdit run {CLAIMS_ROWS} --profile mini --profile {OVERLAY}"
+    return f"qdit run {CLAIMS_ROWS} --profile {OVERLAY}"
 
 
 def with_missing_rows(
