@@ -32,6 +32,13 @@ rule claims:
         "qdit claims --profile {input.profile} --results $(dirname {input.profile}) --out {output.html} > {log} 2>&1"
 
 
+# The rows that the claims read, and no others: fewer than those of all tables, with rows of opt-in tables.
+rule claims_rows:
+    input:
+        profile="<results>/profile.json",
+        metrics=claims_metrics,
+
+
 rule leaderboard:
     input:
         profile="<results>/profile.json",

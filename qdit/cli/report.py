@@ -16,7 +16,10 @@ def claims(
     ] = None,
     other: Annotated[
         list[Path] | None,
-        typer.Option(help="Results of the same profile with another seed; repeat it. Verdicts are compared with them."),
+        typer.Option(
+            help="Results of the same profile with another seed, all rows or some; repeat it. Verdicts are compared"
+            " with them."
+        ),
     ] = None,
 ) -> None:
     """Check what the papers claim.
@@ -26,15 +29,18 @@ def claims(
     reason. docs/claims.md shows how to add a claim.
 
     A miniature is also judged at the bits where damage begins (W4A4); these verdicts are not counted as the papers'.
-    The command says how many verdicts stay when a replicate, or a run with another seed, takes the place of the rows.
+    The last lines say how many claims are decided, and how many verdicts stay when a replicate, or a run with another
+    seed, takes the place of the rows. qdit run claims_rows makes the rows that the claims read.
 
     \b
     Examples:
       qdit claims
       qdit claims --results results/mini --out results/mini/claims.html
       qdit claims --results results/mini --other results/seed1 --other results/seed2
+      qdit claims --profile mini-damage --results results/mini --out claims.html
     """
-    from qdit.report.claims.report import load_report, text_of, write_report
+    from qdit.report.claims.report import load_report
+    from qdit.report.claims.written import text_of, write_report
     from qdit.report.data.presence import require_results
     from qdit.report.pages.claims_page import claims_markdown, claims_page
     from qdit.workflow.profile import load_profile

@@ -15,8 +15,8 @@ def run(
     tables: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Tables to make, or other targets: all, ab, figures, training, search_study, bench_kernels,"
-            " bench_sampling, bench_memory, bench_ranges. Default: all."
+            help="Tables to make, or other targets: all, ab, claims_rows, figures, training, search_study,"
+            " bench_kernels, bench_sampling, bench_memory, bench_ranges. Default: all."
         ),
     ] = None,
     profile: Profile = MINI,
@@ -52,12 +52,14 @@ def run(
     Examples:
       qdit run table2
       qdit run ab
+      qdit run claims_rows --profile mini-damage
       qdit run table2 --profile mini --cores 2 --dry-run
       qdit run table2 --row q-dit/w4a8 --row rtn/w4a8
       qdit run --row "table2 q-dit w4a8" --smoke
       qdit run --row "table2 q-dit w4a8" --profile paper --dry-run
       qdit run --profile mini --profile my.yaml
     """
+    from qdit.report.claims.rows_read import rows_read
     from qdit.report.pages.one_row import beside_published
     from qdit.workflow.one_row import (
         named_rows,
@@ -69,6 +71,7 @@ def run(
         smoke_profile,
     )
     from qdit.workflow.profile import load_profile
+    from qdit.workflow.replicates import with_replicates
     from qdit.workflow.run import (
         call,
         executable,
@@ -80,7 +83,7 @@ def run(
         rows_of,
         snakemake_command,
     )
-    from qdit.workflow.targets import AB, ab_runs, check_tables, check_targets, unestimated
+    from qdit.workflow.targets import AB, CLAIMS_ROWS, ab_runs, check_tables, check_targets, unestimated
 
     if cores != "all" and not (cores.isdecimal() and int(cores) > 0):
         raise ConfigError(f"--cores {cores}: expected a number of at least 1, or all")
@@ -98,6 +101,8 @@ def run(
     rows = rows_by_table(loaded, table_rows, rows)
     if AB in (tables or []):
         rows[AB] = ab_runs(loaded)
+    if CLAIMS_ROWS in (tables or []):
+        rows[CLAIMS_ROWS] = with_replicates(loaded, rows_read(loaded))
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
     command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose, gpus=gpus_for(loaded))
     for line in plan_lines(loaded, table_rows, results):

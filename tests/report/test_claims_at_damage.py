@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qdit.core.errors import ConfigError
 from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.claims.claims import (
@@ -27,9 +28,11 @@ from qdit.report.claims.claims import (
 )
 from qdit.report.claims.damage import at_bits, damaged
 from qdit.report.claims.language import parse
-from qdit.report.claims.report import csv_of, damaged_name, load_report, summary
+from qdit.report.claims.report import damaged_name, load_report
 from qdit.report.claims.sources import Measured
+from qdit.report.claims.summary import summary
 from qdit.report.claims.survival import Comparison, survival_text
+from qdit.report.claims.written import csv_of
 from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.pages.claims_page import claims_page
 from tests.report.conftest import change_protocol
@@ -103,7 +106,7 @@ def test_verdicts_are_compared_with_those_of_each_replicate(repeated: tuple[Path
     report = load_report(profile, results)
     claim = "fid-reduced-by-1.09"  # without intervals the means decide: 46.3 against 40
     assert report.verdicts["mini"][claim].word == HOLDS
-    first, second = report.survival
+    first, second = report.survival["mini"]
     assert first.words[claim] == (HOLDS, HOLDS) and second.words[claim] == (HOLDS, FAILS)
     assert second.changed[claim] == (HOLDS, FAILS) and second.turned == 1
     assert "groups-improve" not in first.words, "its rows have no replicates"
@@ -114,23 +117,74 @@ def test_verdicts_are_compared_with_those_of_each_replicate(repeated: tuple[Path
     assert "With replicate 2 in the place of replicate 0" in claims_page(report)
 
 
-def test_verdicts_are_compared_with_those_of_another_seed(
-    results: Path, profile: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("qdit.report.claims.survival.validate", lambda profile: None)  # the profile of tests is made up
-    other = tmp_path / "seed1" / "mini"
-    shutil.copytree(results, other)
-    (other / "profile.json").write_text(json.dumps(profile | {"seed": 1}), encoding="utf-8")
-    for path in other.glob("runs/**/metrics.json"):
+@pytest.fixture
+def other_seed(results: Path, tmp_path: Path) -> Path:
+    """The same rows with seed 1, without a profile.json."""
+    folder = tmp_path / "results" / "seed1"
+    shutil.copytree(results, folder)
+    (folder / "profile.json").unlink(missing_ok=True)
+    for path in folder.glob("runs/**/metrics.json"):
         record = json.loads(path.read_text(encoding="utf-8"))
         change_protocol(record, seed=1)
-        if record["run"]["label"] == "rtn-g16-static":
-            record["metrics"]["psnr_fp"] = 1.0
         path.write_text(json.dumps(record), encoding="utf-8")
-    (comparison,) = load_report(profile, results, [other]).survival
-    assert comparison.name == "the run of seed 1 in mini"
+    return folder
+
+
+def change_psnr(folder: Path, key: Run, value: float) -> None:
+    path = key.folder(folder) / "metrics.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["metrics"]["psnr_fp"] = value
+    path.write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_verdicts_are_compared_with_those_of_another_seed(
+    results: Path, profile: dict[str, Any], other_seed: Path
+) -> None:
+    change_psnr(other_seed, Run(GUIDED, "natural", "rtn-g16-static", "w4a8", "common"), 1.0)
+    (comparison,) = load_report(profile, results, [other_seed]).survival["mini"]
+    assert comparison.name == "the run of seed 1 in seed1" and comparison.lacking == ()
     assert comparison.words["groups-improve"] == (HOLDS, FAILS), "only this row is worse there"
     assert set(comparison.changed) == {"groups-improve", "order-of-steps"} & set(comparison.words)
+
+
+def test_verdicts_at_w4a4_are_compared_too_and_each_claim_says_how_often(
+    results: Path, profile: dict[str, Any], other_seed: Path
+) -> None:
+    """A row at W4A4 is worse with the other seed: the CSV, a sentence and the page say so."""
+    name, claim = damaged_name("mini"), "fid-reduced-by-1.26"  # its rows at W8A8 are missing
+    change_psnr(other_seed, Run(PLAIN, "natural", "q-dit", "w4a4", "common"), 1.0)
+    report = load_report(profile, results, [other_seed])
+    (comparison,) = report.survival[name]
+    assert comparison.changed[claim] == (HOLDS, FAILS) and not report.survival["mini"][0].changed
+    rows = {(row["id"], row["evaluated_on"]): row for row in csv.DictReader(io.StringIO(csv_of(report)))}
+    counted = [rows[claim, name][f"runs_{word}"] for word in ("compared", "agreeing", "lacking_rows")]
+    assert counted == ["1", "0", "0"]
+    assert "the same verdict in 0 of 1 other draw" in claims_page(report)
+    assert any("decided at W4A4 were compared" in line or "decided at W4A4 was" in line for line in summary(report))
+
+
+def test_a_claim_whose_rows_are_missing_in_the_other_run_is_not_compared(
+    results: Path, profile: dict[str, Any], other_seed: Path
+) -> None:
+    """Nor does it count as a verdict that changed: at the papers' bits, and at W4A4."""
+    for row in (
+        Run(GUIDED, "natural", "rtn-g16-static", "w4a8", "common"),
+        Run(PLAIN, "natural", "q-dit", "w4a4", "common"),
+    ):
+        shutil.rmtree(row.folder(other_seed))
+    report = load_report(profile, results, [other_seed])
+    (papers,), (damaged_rows,) = report.survival["mini"], report.survival[damaged_name("mini")]
+    assert {"groups-improve", "dynamic-boosts"} <= set(papers.lacking) and not papers.changed
+    assert {"lossless-w6a8", "fid-reduced-by-1.26"} <= set(damaged_rows.lacking) and not damaged_rows.changed
+    assert f"{len(papers.lacking)} are not compared: rows are missing there (" in papers.text
+    rows = {(row["id"], row["evaluated_on"]): row for row in csv.DictReader(io.StringIO(csv_of(report)))}
+    row = rows["groups-improve", "mini"]
+    assert [row[f"runs_{word}"] for word in ("compared", "agreeing", "lacking_rows")] == ["0", "0", "1"]
+
+
+def test_results_of_the_same_seed_are_no_other_draw(results: Path, profile: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="its rows have seed 0, as those of .* name results of another seed"):
+        load_report(profile, results, [results])
 
 
 def test_the_sentence_counts_what_stays_in_every_comparison() -> None:
@@ -138,12 +192,14 @@ def test_the_sentence_counts_what_stays_in_every_comparison() -> None:
     two = Comparison("b", {"x": (HOLDS, HOLDS), "z": (FAILS, FAILS)})
     assert (one.survived, one.turned, two.survived) == (1, 0, 2)
     verdicts = {"x": Verdict(HOLDS), "y": Verdict(FAILS), "z": Verdict(FAILS), "w": Verdict(HOLDS), "v": Verdict(OPEN)}
-    first, *others = survival_text([one, two], verdicts)
-    assert first.startswith("3 of the 4 decided verdicts were compared") and "2 of them stay in each of 2" in first
+    first, *others = survival_text([one, two], verdicts, "at W4A4")
+    assert (
+        first.startswith("3 of the 4 verdicts decided at W4A4 were compared") and "2 of them stay in each of 2" in first
+    )
     assert others[0] == (
         "With a, 1 of 2 decided verdicts stays; 0 turned into the opposite (y: does not hold, then cannot be told)."
     )
-    assert survival_text([], verdicts)[0].startswith("None of the 4 decided verdicts")
+    assert survival_text([], verdicts, "at W4A4")[0].startswith("None of the 4 verdicts decided at W4A4")
 
 
 def test_a_verdict_with_intervals_of_its_own_can_differ_from_the_mean(repeated: tuple[Path, dict[str, Any]]) -> None:
@@ -157,4 +213,4 @@ def test_a_verdict_with_intervals_of_its_own_can_differ_from_the_mean(repeated: 
     report = load_report(profile, results)
     verdict = report.verdicts["mini"]["fid-reduced-by-1.09"]
     assert verdict.word == OPEN and "images alone" in verdict.why
-    assert all("fid-reduced-by-1.09" not in comparison.words for comparison in report.survival)
+    assert all("fid-reduced-by-1.09" not in comparison.words for comparison in report.survival["mini"])

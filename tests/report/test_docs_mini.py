@@ -11,7 +11,8 @@ import pytest
 
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.ranking import ranking_metric
-from qdit.report.claims.report import load_report, write_report
+from qdit.report.claims.report import load_report
+from qdit.report.claims.written import write_report
 from qdit.report.pages.build import build_table
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.docs_mini import (
@@ -104,6 +105,7 @@ def test_claims_and_leaderboard_can_be_read_in_a_repository(
     assert [line.split("|")[1:3] for line in part[2:]] == sorted([line.split("|")[1:3] for line in part[2:]])
     assert "Q-DiT" in part[2] and "45.23" in part[2] and "0.0300" in part[2]
     claims = (tmp_path / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert "\n- 50 of the 61 claims can be checked; the others are only quoted." in claims
     rows = [line for line in claims.splitlines() if line.startswith("| q-dit")]
     assert rows and len({line.replace("\\|", "").count("|") for line in rows}) == 1
 

@@ -111,4 +111,6 @@ def test_a_verdict_that_does_not_stand_among_many_cannot_be_told() -> None:
     found = among_many(verdicts)
     assert found["weak"].word == OPEN and found["weak"].alone == HOLDS and "22 claims" in found["weak"].why
     assert found["sure"].word == found["printed"].word == HOLDS and not found["sure"].alone
-    assert among_many({"weak": Verdict(HOLDS, p=0.03)})["weak"].word == HOLDS
+    weak = {"weak": Verdict(HOLDS, p=0.03)}
+    assert among_many(weak)["weak"].word == HOLDS
+    assert among_many(weak, 2)["weak"].word == OPEN, "a run with fewer rows is judged as strictly"

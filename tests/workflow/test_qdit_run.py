@@ -55,7 +55,7 @@ def test_targets_are_tables_and_what_the_workflow_makes_besides() -> None:
     assert check_targets(profile, []) == check_targets(profile, ["all"]) == defaults
     assert check_targets(profile, ["integer", "ab", "training"]) == ["integer"]
     assert check_targets(profile, ["table2", "all"])[0] == "table2" and "ab" not in profile["tables"]
-    with pytest.raises(ConfigError, match="target 'trainning': .*table2, .*ab, figures, .*did you mean 'training'"):
+    with pytest.raises(ConfigError, match="target 'trainning': .*table2, .*ab, claims_rows, .*did you mean 'training'"):
         check_targets(profile, ["trainning"])
 
 

@@ -86,7 +86,7 @@ class Verdict:
 
     `word` is the verdict and `why` its reason. `metrics` are the metrics in the expression. `p` is the p-value, or None
     if no interval decides. `alone` is the verdict before the correction for many claims, if the correction changes it.
-    `tells` says what would decide a claim that cannot be told.
+    `tells` says what would decide a claim that cannot be told. `missing` are rows that it reads and that are not made.
     """
 
     word: str
@@ -98,6 +98,7 @@ class Verdict:
     tells: str = ""
     runs: tuple[Run, ...] = ()
     """Runs of the cells that were read."""
+    missing: tuple[Run, ...] = ()
 
 
 def load_claims(path: Path) -> Claims:
@@ -228,14 +229,17 @@ def _judged(claim: Claim, node: ast.expr, sets: Mapping[str, Sequence[Key]], sou
     return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p, tells=tells, runs=runs)
 
 
-def among_many(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+def among_many(verdicts: Mapping[str, Verdict], least: int = 0) -> dict[str, Verdict]:
     """Correct the verdicts for many claims, by Benjamini and Hochberg over all claims with a p-value.
 
-    A verdict that this correction changes becomes “cannot be told”.
+    A verdict that this correction changes becomes “cannot be told”. At least `least` claims are counted: claims that
+    lack a p-value then count with p = 1, so that a run with fewer rows is not judged less strictly.
     """
     tested = {name: verdict.p for name, verdict in verdicts.items() if verdict.p is not None}
-    stands = dict(zip(tested, benjamini_hochberg(list(tested.values())), strict=True))
-    why = f"decided by itself, but not among {len(tested)} claims (false discovery rate {100 * LEVEL:g} %)"
+    count = max(least, len(tested))
+    decided = benjamini_hochberg([*tested.values(), *[1.0] * (count - len(tested))])
+    stands = dict(zip(tested, decided, strict=False))
+    why = f"decided by itself, but not among {count} claims (false discovery rate {100 * LEVEL:g} %)"
     return {
         name: verdict
         if stands.get(name, True) or verdict.word == OPEN
@@ -253,8 +257,8 @@ def deciding(outcome: bool | None, evidence: Sequence[Evidence]) -> tuple[Eviden
     return tuple(sorted(shown, key=lambda piece: piece.margin))
 
 
-def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
-    """Return claim id → verdict on one source, corrected for many claims.
+def judge_all(claims: Claims, source: Printed | Measured, least: int = 0) -> dict[str, Verdict]:
+    """Return claim id → verdict on one source, corrected for many claims: at least `least` (`among_many`).
 
     A claim about the salient form is evaluated on the rows of the run in the salient form.
     """
@@ -263,15 +267,16 @@ def judge_all(claims: Claims, source: Printed | Measured) -> dict[str, Verdict]:
     for claim in claims.claims:
         form_source = source
         if isinstance(source, Measured) and claim.form != source.form:
-            form_source = forms.setdefault(claim.form, source.in_form(claim.form))
+            form_source = forms.setdefault(claim.form, source.like(form=claim.form))
         verdicts[claim.id] = judge(claim, claims.sets, form_source)
-    return among_many(verdicts)
+    return among_many(verdicts, least)
 
 
-def judge_all_at_damage(claims: Claims, papers: Measured) -> dict[str, Verdict]:
+def judge_all_at_damage(claims: Claims, papers: Measured, least: int = 0) -> dict[str, Verdict]:
     """Return claim id → verdict at W4A4, where damage begins.
 
-    The correction for many claims counts only these verdicts.
+    The correction for many claims counts only these verdicts, and at least `least` of them (`among_many`).
     """
     source = damaged(papers)
-    return among_many({claim.id: judge_at_damage(claim, claims.sets, source, papers) for claim in claims.claims})
+    verdicts = {claim.id: judge_at_damage(claim, claims.sets, source, papers) for claim in claims.claims}
+    return among_many(verdicts, least)

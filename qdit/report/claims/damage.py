@@ -16,7 +16,7 @@ from typing import Any
 from qdit.core.run import UNQUANTIZED
 from qdit.report.claims.language import KEYS, Key
 from qdit.report.claims.sources import Measured
-from qdit.report.data.rows import is_full_precision, is_measured
+from qdit.report.data.rows import is_full_precision
 
 BITS = "w4a4"
 PLACES = ("setting", "steps", "resolution")
@@ -26,7 +26,7 @@ PATTERN = re.compile(r"w\d+a\d+")
 
 def damaged(papers: Measured) -> Measured:
     """Return the tables of a run in which each row at the papers' bits is replaced by the row at `BITS` (W4A4)."""
-    return Measured(at_damage(papers.profile), papers.results, video_bits=(UNQUANTIZED, BITS))
+    return papers.like(profile=at_damage(papers.profile), video_bits=(UNQUANTIZED, BITS))
 
 
 def at_damage(profile: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,4 +92,4 @@ def places(source: Measured, table: str, *, measured: bool = False) -> set[Key]:
     """Return the settings, steps or resolutions of a table's quantized rows; with `measured`, only of measured rows."""
     positions = [index for index, name in enumerate(KEYS[table]) if name in PLACES]
     quantized = {keys: row for keys, row in source.rows(table).items() if not is_full_precision(row)}
-    return {keys[index] for keys, row in quantized.items() if is_measured(row) or not measured for index in positions}
+    return {keys[index] for keys, row in quantized.items() if source.has(row) or not measured for index in positions}

@@ -25,6 +25,8 @@ SEARCH_KEYS = {
     "Hessian-based": "hessian",
     "Evolutionary (Q-DiT)": "evolution",
 }
+UNIFORM_SIZE = 128
+"""The group size of all layers with which Table 6 compares searches."""
 Keys = tuple[Key, ...]
 PRINTED_BITS = ("w16a16", "w4a8")
 """The bits that Table 3 prints."""
@@ -115,9 +117,19 @@ class Measured:
         self.read: dict[Run, None] = {}
         self.tables: dict[str, dict[Keys, Row]] = {}
 
-    def in_form(self, form: str) -> "Measured":
-        """Return the tables of the same run in another form of the weights."""
-        return Measured(self.profile, self.results, form=form, video_bits=self.video_bits)
+    def like(self, **changes: Any) -> "Measured":
+        """Return the same run with other arguments, for example another `form` of the weights."""
+        return type(self)(**self.arguments | changes)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Name → value of the arguments that this object was made with."""
+        names = ("profile", "results", "form", "video_bits")
+        return {name: getattr(self, name) for name in names}
+
+    def has(self, row: Row) -> bool:
+        """Return whether a row can be read: it is measured."""
+        return is_measured(row)
 
     @cached_property
     def miniature(self) -> bool:
@@ -134,7 +146,7 @@ class Measured:
         row = self.tables[table].get(keys)
         if row is None:
             return Unknown(f"this profile has no such row ({name})")
-        if not is_measured(row):
+        if not self.has(row):
             return Unknown(f"{name}: {row['status']}")
         self.read[row["key"]] = None
         if row.get(column) is None:
@@ -190,9 +202,17 @@ class Measured:
             "group": row.get("paper_group_size"),
             "resolution": RESOLUTIONS.get(reference := model.get("reference"), reference),
             "step": STEP_KEYS[STEPS.index(step)] if step in STEPS else None,
-            "search": SEARCH_KEYS.get(str(row.get("published_method")), row.get("search") or row.get("label")),
+            "search": _search_key(row),
         }
         return tuple(known[name] for name in KEYS[kind] if name != "dimension")
+
+
+def _search_key(row: Row) -> str:
+    """The search of a row of Table 6. The paper prints W4A8; rows at other bits are known by search or group size."""
+    if (printed := str(row.get("published_method"))) in SEARCH_KEYS:
+        return SEARCH_KEYS[printed]
+    uniform = "uniform" if row.get("paper_group_size") == UNIFORM_SIZE else row.get("label")
+    return str(row.get("search") or uniform)
 
 
 def bits_of(row: Row) -> str:

@@ -3,35 +3,39 @@
 For a replicate, the claims are judged again with the replicate's numbers in place of the mean over all replicates
 (`qdit.report.data.replicates.alone`). All other rows keep their numbers, so only claims that read a row with replicates
 are compared. A run with another seed also has other noise, so all claims are compared. A verdict *survives* if it is
-the same again. It *turns* if “holds” becomes “does not hold” or the reverse.
+the same again. It *turns* if “holds” becomes “does not hold” or the reverse. A verdict is not compared if the other run
+lacks a row that it reads: a missing row is no disagreement.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from qdit.core.errors import ConfigError
-from qdit.core.files import read_json
-from qdit.report.claims.claims import FAILS, HOLDS, Claims, Verdict, judge_all
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.metrics_record import FILE, read_record
+from qdit.core.run import Run
+from qdit.report.claims.claims import FAILS, HOLDS, Verdict
 from qdit.report.claims.sources import Measured
 from qdit.report.data.presence import require_results
 from qdit.report.data.replicates import alone
-from qdit.workflow.profile import validate
 from qdit.workflow.replicates import replicate_count
 
 DECIDED = (HOLDS, FAILS)
+Judge = Callable[[Measured, int], Mapping[str, Verdict]]
+"""Judges all claims on one run, at the papers' bits or at W4A4. The correction counts at least so many claims."""
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Verdicts of a run compared with those of another run: `words` is claim id → (first verdict, other verdict).
 
-    `name` describes the other run. Only claims that the first run decided are compared.
+    `name` describes the other run. Only claims that the first run decided are compared. `lacking` are decided claims
+    that were not compared, because the other run lacks a row that they read.
     """
 
     name: str
     words: Mapping[str, tuple[str, str]]
+    lacking: tuple[str, ...] = ()
 
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
@@ -56,10 +60,14 @@ class Comparison:
         stay += f" {'stays' if self.survived == 1 else 'stay'}"
         listed = "; ".join(f"{claim}: {before}, then {after}" for claim, (before, after) in self.changed.items())
         turned = f"; {self.turned} turned into the opposite" if self.changed else ""
-        return f"With {self.name}, {stay}{turned}" + (f" ({listed})." if listed else ".")
+        text = f"With {self.name}, {stay}{turned}" + (f" ({listed})." if listed else ".")
+        if not self.lacking:
+            return text
+        were = "is not compared" if len(self.lacking) == 1 else "are not compared"
+        return f"{text} {len(self.lacking)} {were}: rows are missing there ({', '.join(self.lacking)})."
 
 
-def of_replicates(claims: Claims, source: Measured, verdicts: Mapping[str, Verdict]) -> list[Comparison]:
+def of_replicates(judge: Judge, source: Measured, verdicts: Mapping[str, Verdict]) -> list[Comparison]:
     """Compare the verdicts of a run with those of each replicate except replicate 0.
 
     The list is empty if no claim reads a row with replicates.
@@ -68,60 +76,111 @@ def of_replicates(claims: Claims, source: Measured, verdicts: Mapping[str, Verdi
     counts = {name: max((replicate_count(profile, run) for run in of.runs), default=1) for name, of in verdicts.items()}
     comparisons = []
     for number in range(1, max(counts.values(), default=1)):
-        other = judge_all(claims, Measured(alone(profile, number), source.results))
+        other = judge(Measured(alone(profile, number), source.results), tested(verdicts))
         ids = [name for name, count in counts.items() if count > number]
         comparisons.append(compared(f"replicate {number} in the place of replicate 0", verdicts, other, ids))
     return comparisons
 
 
-def of_folders(claims: Claims, verdicts: Mapping[str, Verdict], folders: Sequence[Path]) -> list[Comparison]:
-    """Compare the verdicts with those of each results folder in `folders`: runs of the profile with another seed.
+def of_folders(
+    judge: Judge, source: Measured, verdicts: Mapping[str, Verdict], folders: Sequence[Path]
+) -> list[Comparison]:
+    """Compare the verdicts of a run with those of each results folder in `folders`: the same profile, another seed.
 
-    ConfigError if a folder's profile is not valid.
+    A folder may hold only some rows, and no profile.json. The tables are those of `source`. A row that was made with
+    other settings counts as missing. DataError for a folder without rows; ConfigError if its seed is that of `source`.
     """
     comparisons = []
     for folder in folders:
-        require_results(folder)
-        profile = profile_in(folder)
-        other = judge_all(claims, Measured(profile, folder))
-        comparisons.append(
-            compared(f"the run of seed {profile['seed']} in {folder.name}", verdicts, other, list(verdicts))
-        )
+        seed = seed_in(folder)
+        if seed == source.profile["seed"]:
+            raise ConfigError(
+                f"--other {folder}: its rows have seed {seed}, as those of {source.results}; name results of another"
+                " seed"
+            )
+        other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder), tested(verdicts))
+        comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
     return comparisons
 
 
-def profile_in(folder: Path) -> dict[str, Any]:
-    """Read and check the profile of a results folder. ConfigError if it is not valid."""
-    path = folder / "profile.json"
-    profile: dict[str, Any] = read_json(path)
-    try:
-        validate(profile)
-    except ConfigError as problem:
-        raise ConfigError(f"{path}: {problem}; run that profile again") from None
-    return profile
+def tested(verdicts: Mapping[str, Verdict]) -> int:
+    """Return the number of claims that the correction for many claims counts."""
+    return sum(verdict.p is not None for verdict in verdicts.values())
+
+
+def seed_in(folder: Path) -> int:
+    """Return the seed of the rows in a results folder; DataError if it has no row with numbers."""
+    require_results(folder)
+    for path in sorted(folder.glob(f"runs/*/*/*/*/{FILE}")):
+        seed = read_record(path).protocol.get("seed")
+        if seed is not None:
+            return int(seed)
+    raise DataError(f"{folder}: found no row with numbers; finish that run first")
 
 
 def compared(
     name: str, verdicts: Mapping[str, Verdict], other: Mapping[str, Verdict], ids: Sequence[str]
 ) -> Comparison:
-    """Compare the claims `ids`: each verdict that decides, beside the verdict on the same claim in `other`."""
+    """Compare the claims `ids`: each verdict that decides, beside the verdict on the same claim in `other`.
+
+    A claim is left out and listed in `lacking`, if `other` has not read a row that the first verdict has read.
+    """
     decided = [claim for claim in ids if verdicts[claim].word in DECIDED]
-    return Comparison(name, {claim: (verdicts[claim].word, other[claim].word) for claim in decided})
+    lacking = [claim for claim in decided if not rows_read(verdicts[claim]) <= rows_read(other[claim])]
+    words = {claim: (verdicts[claim].word, other[claim].word) for claim in decided if claim not in lacking}
+    return Comparison(name, words, tuple(lacking))
 
 
-def survival_text(comparisons: Sequence[Comparison], verdicts: Mapping[str, Verdict]) -> list[str]:
-    """Write sentences for the page: how many verdicts were compared, and how many stay the same in each comparison."""
+def rows_read(verdict: Verdict) -> set[Run]:
+    """Return the rows whose numbers a verdict reads; a replicate counts as its row."""
+    return {replace(run, replicate=0) for run in verdict.runs}
+
+
+def survival_text(comparisons: Sequence[Comparison], verdicts: Mapping[str, Verdict], bits: str) -> list[str]:
+    """Write sentences for the page: how many verdicts were compared, and how many stay the same in each comparison.
+
+    `bits` says which verdicts: `at the papers’ bits`, for example.
+    """
     decided = [claim for claim, verdict in verdicts.items() if verdict.word in DECIDED]
     if not comparisons:
         return [
-            f"None of the {len(decided)} decided verdicts was compared with other draws: no row that they read has"
-            " replicates, and no run with another seed was given."
+            f"None of the {len(decided)} verdicts decided {bits} was compared with other draws: no row that they read"
+            " has replicates, and no run with another seed was given."
         ]
     among = {claim for comparison in comparisons for claim in comparison.words}
-    whole = sum(all(c.words[claim][1] == c.words[claim][0] for c in comparisons if claim in c.words) for claim in among)
+    whole = sum(stays(comparisons, claim) for claim in among)
     first = (
-        f"{len(among)} of the {len(decided)} decided verdicts were compared with other draws of their rows; {whole} of"
-        f" them {'stays' if whole == 1 else 'stay'} in each of {len(comparisons)}"
+        f"{len(among)} of the {len(decided)} verdicts decided {bits} were compared with other draws of their rows;"
+        f" {whole} of them {'stays' if whole == 1 else 'stay'} in each of {len(comparisons)}"
         f" {'comparison' if len(comparisons) == 1 else 'comparisons'}."
     )
     return [first, *(comparison.text for comparison in comparisons)]
+
+
+def stays(comparisons: Sequence[Comparison], claim: str) -> bool:
+    """Return whether the verdict on a claim is the same in every comparison that has it."""
+    return all(claim not in comparison.changed for comparison in comparisons)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often a verdict was compared with other draws, how often it was the same, and how often rows were missing."""
+
+    compared: int
+    agreeing: int
+    lacking: int
+
+    @property
+    def text(self) -> str:
+        """`the same verdict in 2 of 2 other draws`; empty if the verdict was never compared."""
+        draws = "other draw" if self.compared == 1 else "other draws"
+        said = f"the same verdict in {self.agreeing} of {self.compared} {draws}" if self.compared else ""
+        lacking = f"not compared with {self.lacking}, whose rows are missing" if self.lacking else ""
+        return "; ".join(filter(None, (said, lacking)))
+
+
+def agreement(comparisons: Sequence[Comparison], claim: str) -> Agreement:
+    """Count the comparisons of one claim."""
+    pairs = [comparison.words[claim] for comparison in comparisons if claim in comparison.words]
+    lacking = sum(claim in comparison.lacking for comparison in comparisons)
+    return Agreement(len(pairs), sum(before == after for before, after in pairs), lacking)

@@ -5,21 +5,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 from tabulate import tabulate
 
-from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, KINDS, NOT_CHECKED, OPEN, Verdict
-from qdit.report.claims.report import (
-    PRINTED,
-    SHOWN,
-    Report,
-    control,
-    counts,
-    damaged_name,
-    evidence_text,
-    summary,
-    told_by_damage,
-    verdicts_in_words,
-    where_of,
-)
-from qdit.report.claims.survival import survival_text
+from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, KINDS, NOT_CHECKED, OPEN, Claim
+from qdit.report.claims.report import Report, damaged_name
+from qdit.report.claims.summary import counts, details, first_sentences, summary, verdicts_in_words, where_of
+from qdit.report.claims.written import SHOWN, again, evidence_text
 from qdit.report.render.page_files import style_sheet, template_markup, template_text
 from qdit.report.render.text import markdown
 
@@ -58,8 +47,8 @@ def claims_markdown(report: Report) -> str:
     sources = list(report.verdicts)
     body = []
     for claim in report.claims.claims:
-        verdicts = [report.verdicts[source][claim.id] for source in sources]
-        body.append([f"“{claim.words}” ({claim.source}, {claim.place})", *map(_verdict_text, verdicts)])
+        said = [_verdict_text(report, source, claim) for source in sources]
+        body.append([f"“{claim.words}” ({claim.source}, {claim.place})", *said])
     rows = [[markdown(cell) for cell in row] for row in body]
     table = tabulate(rows, ["Claim", *map(markdown, sources)], tablefmt="pipe", disable_numparse=True)
     text = ["# What the papers claim, and what the numbers say", "", f"**{markdown(report.face)}**", ""]
@@ -67,9 +56,10 @@ def claims_markdown(report: Report) -> str:
     return "\n".join([*text, *(f"{markdown(remark)}.\n" for remark in report.remarks)])
 
 
-def _verdict_text(verdict: Verdict) -> str:
-    """The mark, the word, and the closest comparison."""
-    said = f"{MARKS[verdict.word]} {verdict.word}"
+def _verdict_text(report: Report, source: str, claim: Claim) -> str:
+    """The mark, the word, how often it was the same with other draws, and the closest comparison."""
+    verdict, stays = report.verdicts[source][claim.id], again(report, source, claim).text
+    said = f"{MARKS[verdict.word]} {verdict.word}" + (f" ({stays})" if stays else "")
     return f"{said}: {evidence_text(verdict.evidence[0])}" if verdict.evidence else said
 
 
@@ -79,6 +69,7 @@ def claims_page(report: Report) -> str:
         "claims.html.j2",
         report=report,
         css=style_sheet("claims.css", "board.css"),
+        first_sentences=first_sentences(report),
         cards=claim_cards(report),
         damaged=damaged_name(report.profile),
         sources=list(report.verdicts),
@@ -99,6 +90,7 @@ def claims_table(report: Report) -> Markup:
         classes=CLASSES,
         shown=SHOWN,
         evidence=evidence_text,
+        again=again,
     )
 
 
@@ -109,7 +101,5 @@ def contradictions_list(report: Report) -> Markup:
 
 def reading_items(report: Report) -> Markup:
     """Return the HTML list items that explain the kinds of claims and the verdicts."""
-    controls = [line for source in report.verdicts if source != PRINTED and (line := control(report, source))]
-    controls += told_by_damage(report)
-    controls += survival_text(report.survival, report.verdicts[report.profile])
+    controls = details(report)
     return template_markup("claims_reading.html.j2", report=report, kinds=KINDS, controls=controls)

@@ -146,11 +146,11 @@ def pages_of(profile: Profile, results: Path) -> list[Path]:
 
 
 def claims_text(results: Path) -> str:
-    """Write the claims as Markdown, for a page of the repository."""
+    """Write the claims as Markdown, for a page of the repository. The sentences at the top are those of claims.md."""
     frame = pd.read_csv(results / "claims.csv", keep_default_na=False)
     columns = [name for name in CLAIMS if name in frame]
-    counts = frame.groupby("evaluated_on", sort=False)["verdict"].value_counts(sort=False)
-    lines = [f"- {where}: {verdict}: {count}" for (where, verdict), count in counts.items()]
+    text = (results / "claims.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("- ")]
     table = frame[columns].rename(columns=CLAIMS).map(one_cell).to_markdown(index=False)
     return f"# Claims of the papers\n\n{face_of(frame)}\n\n" + "\n".join(lines) + f"\n\n{table}\n"
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from qdit.core.ranking import ranking_metric
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, OPEN, Claim
-from qdit.report.claims.report import PRINTED, Report, where_of
+from qdit.report.claims.report import PRINTED, Report
+from qdit.report.claims.summary import where_of
 from qdit.report.data.rows import Table, is_measured, is_missing
 from qdit.report.pages.pairs import Ranking
 

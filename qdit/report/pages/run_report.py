@@ -13,6 +13,7 @@ from markupsafe import Markup
 from qdit.core.files import write_text
 from qdit.core.run import Run
 from qdit.report.claims.report import Report, load_report
+from qdit.report.claims.summary import first_sentences
 from qdit.report.data.rows import Block, Table, is_measured
 from qdit.report.pages.benches import Bench, Grid, benches_of
 from qdit.report.pages.claims_page import claim_cards
@@ -105,7 +106,7 @@ def _lead_text(lead: RenderedTable | None) -> str:
 
 def _hero(report: Report, lead: RenderedTable | None) -> Markup:
     """The finding of the leading table beside the claims of all papers."""
-    claims = template_markup("claims_card.html.j2", cards=claim_cards(report))
+    claims = template_markup("claims_card.html.j2", first_sentences=first_sentences(report), cards=claim_cards(report))
     return hero_html(lead.table, lead.headline, beside=claims) if lead is not None else claims
 
 

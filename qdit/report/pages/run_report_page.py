@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from qdit.report.claims.report import ORDER, PRINTED
+from qdit.report.claims.report import PRINTED
+from qdit.report.claims.summary import ORDER
 from qdit.report.pages.claims_page import (
     CLASSES,
     LOOKS,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qdit.report.claims.report import load_report, write_report
+from qdit.report.claims.report import load_report
+from qdit.report.claims.written import write_report
 from qdit.report.pages.build import build_table
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.report.pages.leaderboard import build_leaderboard
