@@ -1,8 +1,8 @@
 """The metric by which tables, ranks, dot plots, headlines and the leaderboard order quantized rows.
 
 One rule for all tables: the metric of the registry that says why it ranks (`Metric.ranks`). Images and clips both have
-it, so no table needs another one. The power study chose it (docs/power-study.md). No module but the registry knows its
-name, its direction or its unit.
+it, so no table needs another one. The power study chose it (docs/power-study.md). Only the registry says which metric
+it is, what its direction is, and how a reader is told about it.
 """
 
 import math

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from qdit.cli.report import leaderboard
 from qdit.core.files import read_json
 from qdit.core.metrics import METRICS, Page, shown_on
 from qdit.core.ranking import (
@@ -47,6 +48,7 @@ def test_its_sentences_say_what_it_is_and_why_it_ranks() -> None:
         "PSNR-FP is the peak signal-to-noise ratio of pixels to the full-precision samples of the same noise, in dB"
         " (larger is better)."
     )
+    assert ranking_metric().title in str(leaderboard.__doc__), "the help of `qdit leaderboard` names it"
     assert "power study" in why_it_ranks() and "FD-FP" in why_it_ranks()
     assert METRICS["fd_fp"].reading.endswith("samples of the same noise (smaller is better).")
 

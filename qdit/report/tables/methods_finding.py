@@ -36,7 +36,8 @@ def finding(contest: Contest) -> tuple[tuple[str, bool], ...]:
 
 def _verdict(contest: Contest) -> str:
     """The winner, in words. There is none if the difference can be chance, or if there is no interval."""
-    if not contest.has_intervals:
+    gap = difference(contest.rows[1], contest.first, ranking_metric().name)
+    if not is_equal(contest.first) and (gap is None or gap.interval is None):
         return "the best number is that of"
     return "no method wins; the best number is that of" if contest.tied else "the winner is"
 
