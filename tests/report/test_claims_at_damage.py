@@ -193,9 +193,8 @@ def test_the_sentence_counts_what_stays_in_every_comparison() -> None:
     assert (one.survived, one.turned, two.survived) == (1, 0, 2)
     verdicts = {"x": Verdict(HOLDS), "y": Verdict(FAILS), "z": Verdict(FAILS), "w": Verdict(HOLDS), "v": Verdict(OPEN)}
     first, *others = survival_text([one, two], verdicts, "at W4A4")
-    assert (
-        first.startswith("3 of the 4 verdicts decided at W4A4 were compared") and "2 of them stay in each of 2" in first
-    )
+    assert first.startswith("3 of the 4 verdicts decided at W4A4 were compared")
+    assert "2 of them stay the same in each of 2 comparisons" in first
     assert others[0] == (
         "With a, 1 of 2 decided verdicts stays; 0 turned into the opposite (y: does not hold, then cannot be told)."
     )

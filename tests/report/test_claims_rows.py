@@ -112,8 +112,8 @@ def test_the_first_sentences_count_each_claim_once_and_stand_on_every_page() -> 
     assert undecided.startswith("Of the 46 claims that cannot be told, 6 are about a number of the paper’s own model")
     assert "; 1 is without rows that “qdit run claims_rows” makes; 39 are open" in undecided
     assert stay == (
-        "3 of the 3 decided claims were judged again with up to 2 other random draws (seeds or replicates); the verdict"
-        " stays every time for 2 of them. 1 could not be compared with every run, because rows are missing there."
+        "3 of the 3 decided claims were judged again with 1 to 2 other random draws (seeds or replicates); 2 of them"
+        " keep their verdict every time. 1 could not be compared with every run, because rows are missing there."
     )
     page, text = " ".join(claims_page(report).split()), " ".join(text_of(report).split())
     for line in (checkable, decided, stay):

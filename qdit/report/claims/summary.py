@@ -169,16 +169,17 @@ def _stay(report: Report, found: Standing) -> str:
     again = [count for count in counted if count.compared]
     if not again:
         return ""
-    draws = max(len(comparisons) for comparisons in report.survival.values())
+    least, most = min(count.compared for count in again), max(count.compared for count in again)
+    draws = f"{most}" if least == most else f"{least} to {most}"
     stay = sum(count.agreeing == count.compared for count in again)
     lacking = sum(count.lacking > 0 for count in counted)
     text = (
-        f"{len(again)} of the {len(sources)} decided claims were judged again with up to {draws} other random"
-        f" {'draw' if draws == 1 else 'draws'} (seeds or replicates); the verdict stays every time for {stay} of them."
+        f"{len(again)} of the {len(sources)} decided claims were judged again with {draws} other random"
+        f" {'draw' if most == 1 else 'draws'} (seeds or replicates); {stay} of them"
+        f" {'keeps its' if stay == 1 else 'keep their'} verdict every time."
     )
-    return text + (
-        f" {lacking} could not be compared with every run, because rows are missing there." if lacking else ""
-    )
+    missing = f" {lacking} could not be compared with every run, because rows are missing there." if lacking else ""
+    return text + missing
 
 
 def control(report: Report, source: str) -> str:

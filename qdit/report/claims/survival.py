@@ -151,8 +151,8 @@ def survival_text(comparisons: Sequence[Comparison], verdicts: Mapping[str, Verd
     whole = sum(stays(comparisons, claim) for claim in among)
     first = (
         f"{len(among)} of the {len(decided)} verdicts decided {bits} were compared with other draws of their rows;"
-        f" {whole} of them {'stays' if whole == 1 else 'stay'} in each of {len(comparisons)}"
-        f" {'comparison' if len(comparisons) == 1 else 'comparisons'}."
+        f" {whole} of them {'stays' if whole == 1 else 'stay'} the same"
+        + (f" in each of {len(comparisons)} comparisons." if len(comparisons) > 1 else ".")
     )
     return [first, *(comparison.text for comparison in comparisons)]
 
