@@ -54,7 +54,7 @@ class Column:
 
     @property
     def under(self) -> str:
-        """Second line of the heading, which says whose number it is; empty for columns that are no metrics."""
+        """Second line of the heading: the source of the numbers, such as `paper`; empty for words and facts of rows."""
         return self.source if self.metric in METRICS and METRICS[self.metric].of != "row" else ""
 
     @property
