@@ -41,7 +41,7 @@ def heading_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the key of the row's cell that it shows, the metric, and the source of the number (ours or the paper's)."""
+    """One column: the key of the row's cell that it shows, the metric, and the source of the number."""
 
     cell: str
     metric: str
