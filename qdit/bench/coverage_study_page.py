@@ -38,7 +38,7 @@ def page_text(study: Mapping[str, Any]) -> str:
         "",
         "The difference of two methods also changes with the choice of the images. The variance of this change is the"
         " unit of the tables. *runs 10* means that the variance from the spread between runs is 10 of these units."
-        " *Spread per image* 3 means that the variance from the spread per image is 3 of them."
+        " *Spread per image* 3 means that the variance from the spread per image is 3 of these units."
         " `qdit/bench/coverage_study.py` has the formulas.",
         "",
         "## Intervals from images and replicates",

@@ -1,7 +1,7 @@
 """`qdit bench full-size`: measure time and peak memory of every step at the real shapes, in a process for each step.
 
-`python -m qdit.bench.full_size JSON` runs one part (one step) and prints its results. The record keeps the commit and
-the load of each part, so that a part can be measured again alone.
+`python -m qdit.bench.full_size JSON` runs one part (one step) and prints its results. The record holds for
+each part the commit and the load average of the machine. So one part can be measured again without the others.
 """
 
 import json

@@ -76,7 +76,7 @@ def choice(study: Mapping[str, Any]) -> str:
 
 
 def fewer_pairs(study: Mapping[str, Any]) -> str:
-    """Sentences that say which numbers of images fewer rows have. Empty if all columns have equally many pairs."""
+    """Warn of the columns (numbers of images) with fewer pairs than the largest column. Empty if there are none."""
     pairs = {entry["images"]: entry["pairs"] for measured in study["metrics"].values() for entry in measured}
     most = max(pairs.values(), default=0)
     fewer = [str(size) for size in sorted(pairs) if pairs[size] < most]

@@ -167,7 +167,7 @@ class BlockPass:
 
 
 def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None:
-    """Return the written-out pass of a block that is in training, or None if torch must compute the block."""
+    """Return the compiled forward and backward pass of a block in learned rounding; None if torch must compute it."""
     if type(block) is not DiTBlock or len(inputs) != 2 or [len(store.shape) for store in inputs] != [2, 1]:
         return None
     # A store of a GPU's rows may lie on the host: its chunks do not say where the block is.
@@ -183,7 +183,7 @@ def block_pass(block: nn.Module, inputs: Sequence[RowStore]) -> BlockPass | None
 
 
 def takes_block(block: DiTBlock) -> bool:
-    """Whether the written-out passes can compute every module of this block."""
+    """Whether the compiled passes can compute every module of this block."""
     norms = all(type(norm) is ModulatedLayerNorm for norm in (block.norm1, block.norm2))
     act = block.mlp.act
     is_gelu = isinstance(act, LearningGelu) or (isinstance(act, nn.GELU) and act.approximate == "tanh")

@@ -1,4 +1,4 @@
-"""Lets quantized layers on GPUs compute the LayerNorm or GELU before them in the same pass that quantizes.
+"""Lets quantized layers on GPUs compute the LayerNorm or GELU of their input in the pass that quantizes.
 
 `defer` is for models after `prepare_inference`, `defer_unprepared` for models that can still be saved. Both only set
 attributes: modules and tensors stay. On CPUs nothing changes, to the bit. A layer takes part if its attribute
@@ -19,7 +19,10 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def defer(model: M) -> M:
-    """Let quantized layers compute the LayerNorm or GELU before them, in place, after `prepare_inference`."""
+    """Let each quantized layer also compute the LayerNorm or GELU whose output is its input.
+
+    Call `prepare_inference` first. The model itself is changed and returned.
+    """
     for norm in norms_before_quantizers(model):
         norm.fused = cast(Any, late_or_fused_norm)
     for module in mlps(model):
@@ -31,7 +34,7 @@ def defer(model: M) -> M:
 
 
 def defer_unprepared(model: M) -> M:
-    """Do what `defer` does, in place, for a model not prepared: its LayerNorms and GELUs are separate modules."""
+    """Do what `defer` does for a model without `prepare_inference`, whose LayerNorms and GELUs are separate modules."""
     for norm in norms_before_quantizers(model):
         norm.fused = cast(Any, late_norm)
     for module in mlps(model):

@@ -49,7 +49,7 @@ def zero_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 def raw_minmax(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Compute scale and zero point as Q-Diffusion does, in float64.
 
-    The scale comes from the range [low, high] as it is, the zero point from min(low, 0).
+    The scale comes from the range [low, high], which is not extended to 0. The zero point comes from min(low, 0).
     """
     low, high = (edge.double() for edge in extremes(rows))
     scale = ((high - low) / (2**bits - 1)).clamp(min=SMALLEST_SCALE)

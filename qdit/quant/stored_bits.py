@@ -64,9 +64,10 @@ def bits_per_weight(folder: Path, config: Mapping[str, Any]) -> float | None:
 
 
 def granularity_text(sites: Mapping[str, Mapping[str, Any]]) -> str:
-    """Say which elements share a range: `token × channel`, `groups of 16`, `tensor × groups of 16`; inputs come first.
+    """Say which elements share one range, first of the inputs and then of the weights: `token × channel`.
 
-    The text is `several` if sites differ, and empty without a quantized site.
+    If both are equal, they are written once: `groups of 16`. If the sites differ, `several` takes the place of a name.
+    The text is empty if no site has a quantized weight and a quantized input.
     """
     linears = [site for site in sites.values() if site["weight_bits"] < FULL_PRECISION_BITS and site.get("activation")]
     inputs, weights = ({text(site) for site in linears} for text in (_of_inputs, _of_weight))

@@ -33,7 +33,7 @@ def import_weights_file(
 ) -> Mapping[str, Any]:
     """Convert official weights (or a diffusers folder) to our format. The metadata keep their name and digest.
 
-    `shape` holds the differences to DiT-XL/2 at 256×256, or for the family `stdit3` to Open-Sora 1.2's model. Settings
+    `shape` holds the settings that differ from DiT-XL/2 at 256×256 (family `stdit3`: from Open-Sora 1.2). Settings
     that the file does not give are taken from `shape`. Returns the settings that are in neither and were assumed.
     Raises CheckpointError for a missing or damaged file and for weights of another shape. Raises ConfigError for
     weights of another family.

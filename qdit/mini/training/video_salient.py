@@ -42,8 +42,8 @@ def make_salient_video(model: STDiT3, config: SalientConfig) -> STDiT3:
 def fold_everywhere(model: STDiT3, role: str, factor: Tensor) -> None:
     """Divide the inputs of the linears with this role in all blocks by `factor` (D,). The function stays the same.
 
-    shift + table becomes (shift + table) / factor, 1 + scale + table becomes (1 + scale + table) / factor, and the
-    linears' columns are multiplied by `factor`.
+    The shift of a block is a row of `t_block`'s output plus a row of the block's `scale_shift_table`; so is its scale.
+    The shift and 1 + scale are divided by `factor`. The linears' columns are multiplied by `factor`.
     """
     shared, width = linear_of(model, "t_block.1"), model.config.hidden_size
     shift, scale = MODULATED[role]

@@ -49,7 +49,7 @@ def heading_of(column: str) -> str:
 
 @dataclass(frozen=True)
 class Column:
-    """One column: the key of the row's cell that it shows, the metric, and whose number it is (ours or the paper's)."""
+    """One column: the key of the row's cell that it shows, the metric, and the source of the number."""
 
     cell: str
     metric: str
@@ -62,7 +62,7 @@ class Column:
 
     @property
     def under(self) -> str:
-        """Second line of the heading, which says whose number it is; empty for columns that are no metrics."""
+        """Second line of the heading: the source of the numbers, such as `paper`; empty for words and facts of rows."""
         return self.source if self.metric in METRICS and METRICS[self.metric].of != "row" else ""
 
     @property

@@ -90,7 +90,7 @@ def _block(
 
 
 def is_headline(profile: Mapping[str, Any], label: str) -> bool:
-    """Return whether a label is Q-DiT itself (searched sizes, GPTQ weights), which the paper prints three times."""
+    """Return whether a label is Q-DiT itself: group sizes from a search, and weights rounded by GPTQ."""
     entry = profile["methods"][label]
     return "search" in entry and entry.get("options", {}).get("rounding", "gptq") == "gptq"
 
