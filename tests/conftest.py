@@ -5,6 +5,7 @@ that need the checkout in which the workflow has run (`tests/workflow/conftest.p
 """
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -42,6 +43,13 @@ TOGETHER = {"checkout": ("explain", "figures", "plan", "run"), "paper_plan": ("p
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def folder_of_the_call(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a call of pytest share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
 
 
 @pytest.fixture(autouse=True)
