@@ -48,7 +48,7 @@ $(INSTALLED): requirements.lock pyproject.toml Makefile
 	@touch $@
 
 lint: $(INSTALLED) ## check style, types, layers and the workflow
-	$(BIN)/python -m pytest -q tests/test_project.py
+	$(BIN)/python -m pytest -q -m "not slow" tests/test_project.py
 
 format: $(INSTALLED) ## put code and rules into the one format
 	$(BIN)/ruff check --fix .
