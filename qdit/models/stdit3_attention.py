@@ -33,7 +33,7 @@ class Rotation(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        # On the CPU also in an empty model: arithmetic on the meta device imports torch's compiler, which takes seconds.
+        # On the CPU: arithmetic on the meta device, where an empty model is built, imports torch's compiler (seconds).
         freqs = 10000.0 ** (-torch.arange(0, size, 2, device="cpu").float() / size)
         self.register_buffer("freqs", freqs.to(torch.get_default_device()))
 
