@@ -25,13 +25,18 @@ settings.load_profile("any-machine")
 
 LONGEST = (
     "checkout",
-    "tests/test_project.py",
-    "tests/workflow/test_methods.py",
-    "tests/search/test_run.py",
-    "tests/workflow/test_one_loader.py",
     "tests/kernels/test_triton.py",
+    "tests/workflow/test_video.py",
     "tests/baselines/test_contract.py",
-    "tests/bench/test_bench.py",
+    "tests/workflow/test_tutorial.py",
+    "tests/test_project.py",
+    "paper_plan",
+    "tests/workflow/test_methods.py",
+    "tests/workflow/test_one_row.py",
+    "tests/search/test_run.py",
+    "tests/workflow/test_pipelines_plan.py",
+    "tests/workflow/test_one_loader.py",
+    "tests/workflow/test_latent_video.py",
 )
 """Groups and files whose tests take longest start first, so that no process waits for the other at the end."""
 
