@@ -26,7 +26,7 @@ help: ## show this help
 reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables and report are
 	@$(BIN)/qdit run
 
-test: $(INSTALLED) ## install, run all tests and checks of the code; MARKERS="not slow": whole workflows too
+test: $(INSTALLED) ## install, run all tests and checks of the code; MARKERS="not slow": whole workflows and types too
 	$(PYTEST) -m "$(MARKERS)"
 
 test-slow: $(INSTALLED) ## the same and the tests that take minutes
