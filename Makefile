@@ -26,7 +26,7 @@ help: ## show this help
 reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables and report are
 	@$(BIN)/qdit run
 
-test: $(INSTALLED) ## install, run all tests and checks of the code; MARKERS="not slow": whole workflows too
+test: $(INSTALLED) ## install, run all tests and checks of the code; MARKERS="not slow": whole workflows and types too
 	$(PYTEST) -m "$(MARKERS)"
 
 test-slow: $(INSTALLED) ## the same and the tests that take minutes
@@ -48,7 +48,7 @@ $(INSTALLED): requirements.lock pyproject.toml Makefile
 	@touch $@
 
 lint: $(INSTALLED) ## check style, types, layers and the workflow
-	$(BIN)/python -m pytest -q tests/test_project.py
+	$(BIN)/python -m pytest -q -m "not slow" tests/test_project.py
 
 format: $(INSTALLED) ## put code and rules into the one format
 	$(BIN)/ruff check --fix .

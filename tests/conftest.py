@@ -5,6 +5,7 @@ that need the checkout in which the workflow has run (`tests/workflow/conftest.p
 """
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -24,13 +25,18 @@ settings.load_profile("any-machine")
 
 LONGEST = (
     "checkout",
-    "tests/test_project.py",
-    "tests/workflow/test_methods.py",
-    "tests/search/test_run.py",
-    "tests/workflow/test_one_loader.py",
     "tests/kernels/test_triton.py",
+    "tests/workflow/test_video.py",
     "tests/baselines/test_contract.py",
-    "tests/bench/test_bench.py",
+    "tests/workflow/test_tutorial.py",
+    "tests/test_project.py",
+    "paper_plan",
+    "tests/workflow/test_methods.py",
+    "tests/workflow/test_one_row.py",
+    "tests/search/test_run.py",
+    "tests/workflow/test_pipelines_plan.py",
+    "tests/workflow/test_one_loader.py",
+    "tests/workflow/test_latent_video.py",
 )
 """Groups and files whose tests take longest start first, so that no process waits for the other at the end."""
 
@@ -42,6 +48,13 @@ TOGETHER = {"checkout": ("explain", "figures", "plan", "run"), "paper_plan": ("p
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def folder_of_the_call(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of a call of pytest share."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
 
 
 @pytest.fixture(autouse=True)

@@ -33,31 +33,51 @@ SNAKEMAKE = ("snakemake.cli", "snakemake_executor_plugin_slurm", "numpy", "pydan
 """What a plan imports that is not of this repository."""
 TORCH = ("torch", "numpy", "safetensors.torch", "pydantic", "typer", "yaml")
 """What a command of qdit imports that is not of this repository."""
+SERVED = ("torch", "scipy.linalg", "scipy.stats", "safetensors.torch", "typer", "pydantic.type_adapter", "tqdm", "yaml")
+"""What a command server imports that is not of this repository."""
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+"""What a command server sets before it imports."""
 
 
 def snakemake(
-    words: Sequence[str], folder: Path, *, server: Literal["own", "shared", "none"] = "own", timeout: float = 600
+    words: Sequence[str],
+    folder: Path,
+    *,
+    server: Literal["own", "shared", "none"] = "own",
+    environment: Mapping[str, str] = os.environ,
+    timeout: float = 600,
 ) -> subprocess.CompletedProcess[str]:
     """What the executable does with these words in `folder`; raises subprocess.TimeoutExpired.
 
-    Its jobs are children of a command server: of its own one, or of a shared one that other runs use too. With "none"
-    each job starts by itself; that is shortest where no job is a command of qdit.
+    Its jobs are children of a command server: of its own one, or of one that all runs of the checkout `folder` share.
+    With "none" each job starts by itself; that is shortest where no job is a command of qdit.
     """
-    sockets = {"own": lambda: "", "shared": command_server, "none": lambda: "/no/server"}
-    environment = os.environ | {"QDIT_SERVER": sockets[server]()}
+    sockets = {"own": lambda: "", "shared": lambda: command_server(folder.resolve()), "none": lambda: "/no/server"}
+    environment = {**environment, "QDIT_SERVER": sockets[server]()}
     return answer([str(EXECUTABLE), *words], folder, environment, SNAKEMAKE, timeout)
 
 
 @cache
-def command_server() -> str:
-    """The socket of a command server for runs of the workflow (QDIT_SERVER); it ends with this process."""
-    address = Path(tempfile.mkdtemp(prefix="qdit-tests-"), "server", "socket")
-    process = subprocess.Popen([sys.executable, str(SERVER), "serve", str(address)], stdin=subprocess.PIPE)
-    assert process.stdin is not None
-    atexit.register(shutil.rmtree, address.parents[1], ignore_errors=True)
-    atexit.register(process.wait)
-    atexit.register(process.stdin.close)
-    while not address.exists() and process.poll() is None:
+def command_server(sources: Path) -> str:
+    """The socket of a command server for runs of the workflow of a checkout; it ends with this process.
+
+    It is forked where its packages are imported already, and imports the modules of the checkout.
+    """
+    if not hasattr(os, "pidfd_open"):
+        return ""
+    folder = Path(tempfile.mkdtemp(prefix="qdit-tests-"))
+    address, standard_input = folder / "server" / "socket", folder / "input"
+    os.mkfifo(standard_input)
+    kept_open = os.open(standard_input, os.O_RDWR)  # the server ends when nobody can write to it any more
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(os.close, kept_open)
+    command = [str(SERVER), "serve", str(address), str(sources)]
+    streams = [str(folder / name) for name in ("output", "errors")]
+    order = {"command": command, "folder": str(sources), "environment": {**os.environ, **ONE_THREAD}}
+    _ordered(order | {"streams": streams, "input": str(standard_input)}, SERVED)
+    until = time.monotonic() + 120
+    while not address.exists():
+        assert time.monotonic() < until, Path(streams[1]).read_text(encoding="utf-8")
         time.sleep(0.01)
     return str(address)
 
@@ -84,20 +104,32 @@ def answer(
     with tempfile.TemporaryDirectory() as streams:
         paths = [Path(streams, name) for name in ("output", "errors")]
         order = {"command": command, "folder": str(folder), "environment": dict(environment), "timeout": timeout}
-        orders, answers = _server(packages)
-        orders.write(json.dumps(order | {"streams": list(map(str, paths))}) + "\n")
-        orders.flush()
-        code = json.loads(answers.readline())
+        code = _ordered(order | {"streams": list(map(str, paths))}, packages)
         if code is None:
             raise subprocess.TimeoutExpired(command, timeout)
         return subprocess.CompletedProcess(command, code, *(path.read_text(encoding="utf-8") for path in paths))
 
 
+def _ordered(order: dict[str, object], packages: tuple[str, ...]) -> int | None:
+    """The exit code of an order; 0 where the order has an input and goes on, None where its time was over."""
+    orders, answers = _server(packages)
+    orders.write(json.dumps(order) + "\n")
+    orders.flush()
+    code: int | None = json.loads(answers.readline())
+    return code
+
+
 @cache
 def _server(packages: tuple[str, ...]) -> tuple[IO[str], IO[str]]:
     """Where a process that forks takes orders and answers with exit codes; it ends with this process."""
+    environment = os.environ | (ONE_THREAD if packages == SERVED else {})
     process = subprocess.Popen(
-        [sys.executable, __file__, *packages], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        [sys.executable, __file__, *packages],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        env=environment,
     )
     assert process.stdin is not None and process.stdout is not None
     atexit.register(process.stdin.close)
@@ -117,6 +149,9 @@ def serve(packages: Sequence[str]) -> list[str]:
         order = json.loads(line)
         if (child := os.fork()) == 0:
             return become(order)
+        if "input" in order:  # it goes on as long as its input is open
+            print(0, flush=True)
+            continue
         ended = os.pidfd_open(child)
         in_time, _, _ = select.select([ended], [], [], order["timeout"])
         os.close(ended)
@@ -134,7 +169,7 @@ def become(order: dict[str, object]) -> list[str]:
     os.environ.clear()
     os.environ.update(order["environment"])
     sys.path[1:] = [*own_paths(), *others]
-    for number, path in enumerate([os.devnull, *order["streams"]]):
+    for number, path in enumerate([order.get("input", os.devnull), *order["streams"]]):
         stream = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)
         os.dup2(stream, number)
         os.close(stream)

@@ -47,7 +47,7 @@ def run(repository: Path, tool: str, *arguments: str) -> None:
     [
         "ruff check .",
         "ruff format --check .",
-        "mypy",
+        pytest.param("mypy", marks=pytest.mark.ci),
         "lint-imports",
         "snakefmt --check Snakefile rules",
     ],

@@ -33,7 +33,9 @@ class Rotation(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.register_buffer("freqs", 10000.0 ** (-torch.arange(0, size, 2).float() / size))
+        # On the CPU: arithmetic on the meta device, where an empty model is built, imports torch's compiler (seconds).
+        freqs = 10000.0 ** (-torch.arange(0, size, 2, device="cpu").float() / size)
+        self.register_buffer("freqs", freqs.to(torch.get_default_device()))
 
     def forward(self, x: Tensor) -> Tensor:
         """Turn the channels of x (…, places, size). The shape stays the same."""

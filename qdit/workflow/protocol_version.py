@@ -50,7 +50,7 @@ SHORT = 8
 def protocol_version(profile: Mapping[str, Any]) -> str:
     """Write the version of a profile's protocol; a digest follows if the profile differs from that version."""
     name = str(profile["profile"])
-    known, digest = read_json(shipped_path(FILE)).get(name), profile_digest(profile)
+    known, digest = _shipped(FILE).get(name), profile_digest(profile)
     if known is None:
         return f"qdit-{name}/0+{digest[:SHORT]}"
     return f"qdit-{name}/{known['version']}" + ("" if known["profile"] == digest else f"+{digest[:SHORT]}")
@@ -72,12 +72,25 @@ def _digest(parts: str, others: str) -> str:
 
 def shipped_weights(profile: Mapping[str, Any]) -> dict[str, str]:
     """Return file → sha256 for the files of weights in the repository that a profile uses."""
-    files = read_json(shipped_path(MANIFEST))["files"]
+    files = _shipped(MANIFEST)["files"]
     models = profile["models"].values()
     paths = [path for model in models for path in (*model.get("forms", {}).values(), model.get("instruments"))]
     paths += list(profile.get("extractors", {}).values())
     names = sorted({Path(path).name for path in paths if path is not None and Path(path).parent == MANIFEST.parent})
     return {name: files[name]["sha256"] for name in names if name in files}
+
+
+def _shipped(path: Path) -> Any:
+    """Content of a shipped JSON file, which is read again only if it changed; a page asks for it once for each row."""
+    file = shipped_path(path)
+    facts = file.stat() if file.exists() else None
+    return _content(file, facts and (facts.st_mtime_ns, facts.st_size, facts.st_ino))
+
+
+@lru_cache(maxsize=8)
+def _content(file: Path, state: tuple[int, int, int] | None) -> Any:
+    """Content of a JSON file in this state."""
+    return read_json(file)
 
 
 def changelog_digest(changelog: str) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from baselines import ditas
 from qdit.core.errors import ConfigError, QditError, Unsupported
 from qdit.core.options import parse_options
 from qdit.methods.quantize import quantize_model
@@ -41,6 +42,14 @@ SMALL = {
 }
 SHORT, SHORT_VIDEO = (dataclasses.replace(config, depth=1) for config in (TINY, TINY_VIDEO))
 """One block of images, one spatial and one temporal block of clips: every role of a site is there."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_exponents():
+    """DiTAS tries three exponents in the place of 21."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ditas, "STEPS", 2)
+        yield
 
 
 @dataclass(frozen=True)

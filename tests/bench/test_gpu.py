@@ -12,6 +12,7 @@ from qdit.bench.gpu_models import UNFUSED
 from qdit.bench.modes import INTEGER, PLAIN, SIMULATED
 from qdit.bench.page import text_of
 from qdit.core.errors import ConfigError
+from qdit.kernels import building
 from tests.preloaded import python
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,9 @@ def test_the_archive_has_what_the_call_needs_and_is_small(tmp_path: Path) -> Non
         names = archive.getnames()
         archive.extractall(tmp_path / "there", filter="data")
     assert "qdit/bench/gpu.py" in names and not [name for name in names if name.startswith(("docs", "tests", ".git"))]
+    sources = tmp_path / "there" / building.SOURCES.relative_to(ROOT)
+    travelled = {file.name: file.read_bytes() for file in sources.iterdir()}
+    assert travelled == {file.name: file.read_bytes() for file in building.SOURCES.iterdir()}
     code = """
 import sys
 for absent in ("diffusers", "torch_fidelity", "jsonschema", "av", "snakemake"):
@@ -107,6 +111,8 @@ assert "failed" not in content["measured"]["models"]
 assert "ms" in content["measured"]["decoding"]["STDiT3"]
 """
     environment = {"PYTHONPATH": str(tmp_path / "there"), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    # The sources of the kernels are the same, so their library is too: it is not built a second time.
+    environment["XDG_CACHE_HOME"] = str(building.cache_folder().parents[1])
     done = python(["-c", code], tmp_path / "there", environment=environment)
     assert done.returncode == 0, done.stderr
     assert "VAE" in done.stdout and "not measured" in done.stdout

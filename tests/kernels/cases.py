@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from qdit.core.affine import minmax_asymmetric, minmax_symmetric
@@ -104,12 +105,15 @@ def x86_compiler() -> str:
     return found
 
 
-def linear_library(folder: Path, *flags: str) -> ctypes.CDLL:
-    """The linear, compiled with more flags than usual."""
-    path = folder / "kernels.so"
-    sources = [building.SOURCES / f"{name}.cpp" for name in SOURCES]
-    command = [x86_compiler(), *building.FLAGS, *building.EXACT, "-O1", *flags, "-o", path, *sources]
-    subprocess.run(command, check=True, timeout=300)
+def emulated_library(folder: Path) -> ctypes.CDLL:
+    """The linear with AMX emulated and AVX-VNNI in the encoding of AVX-512, compiled once in this folder."""
+    path, compiler = folder / "emulated.so", x86_compiler()
+    with FileLock(folder / ".emulated.lock"):
+        if not path.exists():
+            sources = [building.SOURCES / f"{name}.cpp" for name in SOURCES]
+            flags = [*building.FLAGS, *building.EXACT, "-O1", "-DQDIT_AMX_EMULATED", "-DQDIT_VNNI_AS_EVEX"]
+            subprocess.run([compiler, *flags, "-o", f"{path}.new", *sources], check=True, timeout=300)
+            Path(f"{path}.new").rename(path)
     compiled_library = ctypes.CDLL(str(path))
     declare_linear(compiled_library)
     return compiled_library

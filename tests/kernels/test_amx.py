@@ -18,9 +18,9 @@ from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, hadamard_step, make_branch
 from tests.kernels.cases import (
     disassembled,
+    emulated_library,
     exact,
     inputs,
-    linear_library,
     same_bits,
     variant,
     weight_of,
@@ -52,9 +52,9 @@ void product(int m, int k, int n, const uint8_t* a, const int8_t* b, int32_t* su
 
 
 @pytest.fixture(scope="module")
-def emulated(tmp_path_factory):
+def emulated(folder_of_the_call):
     variant("avx512-vnni")
-    loaded = linear_library(tmp_path_factory.mktemp("amx"), "-DQDIT_AMX_EMULATED")
+    loaded = emulated_library(folder_of_the_call)
     loaded.qdit_amx_faults.restype = ctypes.c_int64
     backend = Backend("amx-int8", loaded)
     assert loaded.qdit_variants() >> backend.variant & 1

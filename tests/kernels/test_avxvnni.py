@@ -14,7 +14,7 @@ from qdit.kernels import building, compiled
 from qdit.kernels.backend import Backend
 from qdit.kernels.packing import pack_weight
 from qdit.kernels.parts import Parts, hadamard_step, make_branch
-from tests.kernels.cases import disassembled, inputs, linear_library, same_bits, variant, weight_of, x86_compiler
+from tests.kernels.cases import disassembled, emulated_library, inputs, same_bits, variant, weight_of, x86_compiler
 
 
 def test_the_compiled_code_multiplies_by_the_256_bit_instruction_in_its_vex_encoding(tmp_path):
@@ -40,9 +40,9 @@ def test_the_loop_of_the_peak_has_nothing_but_twelve_products_of_256_bits(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def as_evex(tmp_path_factory):
+def as_evex(folder_of_the_call):
     variant("avx512-vnni")
-    library = linear_library(tmp_path_factory.mktemp("avxvnni"), "-DQDIT_VNNI_AS_EVEX")
+    library = emulated_library(folder_of_the_call)
     backend = Backend("avx-vnni", library)
     assert library.qdit_variants() >> backend.variant & 1
     return backend

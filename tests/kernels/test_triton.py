@@ -14,6 +14,9 @@ from qdit.kernels import triton_fake, triton_inputs, triton_quantize, triton_tra
 from qdit.kernels.parts import channel_step, hadamard_step  # noqa: E402
 from tests.preloaded import python  # noqa: E402
 
+GENERATIONS = [90, *(pytest.param(capability, marks=pytest.mark.ci) for capability in (80, 100, 120))]
+"""Hopper in every run of the tests; Ampere and both kinds of Blackwell in those of CI."""
+
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered(monkeypatch, tmp_path):
@@ -42,7 +45,7 @@ def test_zero_points_in_the_padding_leave_three_instructions_for_an_output_and_g
     assert loop.scaling == 192 and loop.instructions < 320 and loop.spills == 0
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_a_range_for_each_token_and_channel_compiles_without_scales_in_the_loop(capability):
     kernel = compiled_channels(capability)
     code = kernel.asm["ptx"]
@@ -61,6 +64,7 @@ OF_INPUTS = dict.fromkeys(("rows", "width", "groups", "tokens", "shift_line", "f
 OF_CODES = {"codes": BYTES, "line": "i32"} | OF_INPUTS
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("capability", "multiply", "shared_kib"),
     [
@@ -86,6 +90,7 @@ STEPS, _ = triton_transform.encoded(
 
 
 # Ten seconds each: for the other generations the fast tests compile the same kernels without steps and branch.
+@pytest.mark.ci
 @pytest.mark.parametrize("capability", [90, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 100, 120))])
 def test_transforms_and_branches_compile_for_every_generation(capability):
     linear = compiled_linear(capability, 64, part=16, branch=True)
@@ -147,7 +152,7 @@ def simulations(before: int):
     yield triton_fake.fake_static_kernel, {"EXACT": True, "BEFORE": before, "BLOCK": 1024}, types
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_what_comes_before_a_quantizer_compiles_with_it(capability):
     """True divisions, and no fused multiply-add but those inside of a division: each operation rounds once."""
     for before in (triton_inputs.GELU, triton_inputs.NORM):
@@ -166,7 +171,7 @@ def test_what_comes_before_a_quantizer_compiles_with_it(capability):
     assert "sqrt.rn.f32" in code and "div.rn.f32" in code and "fma.rn.f32" not in code
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100, 120])
+@pytest.mark.parametrize("capability", GENERATIONS)
 def test_the_small_kernels_compile_for_every_generation(capability):
     """What is not compiled for all of them above: statistics, LayerNorm, GELU, and the simulated quantizers alone."""
     sizes = OF_INPUTS | dict.fromkeys(("count", "size"), "i32") | {"epsilon": "fp32"}

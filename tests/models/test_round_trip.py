@@ -24,7 +24,7 @@ from qdit.quant.checkpoint import Quantized, read_checkpoint, save_checkpoint
 from tests.small_models import inputs, random_dit
 from tests.small_video_models import random_stdit3, video_inputs
 
-EXAMPLES = settings(max_examples=25, deadline=None, derandomize=True)
+EXAMPLES = settings(max_examples=12, deadline=None, derandomize=True)
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 OFFICIAL = [

@@ -1,7 +1,9 @@
 """STDiT3 against the published counts, the official names, and a second implementation in float64."""
 
 import copy
+import os
 from dataclasses import replace as changed
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from qdit.models.roles import CORE_ROLES, replace, select
 from qdit.models.stdit3 import STDIT3_XL_2, STDiT3, spatial_positions
 from qdit.models.stdit3_attention import RMSNorm, Rotation
 from tests.models import stdit3_reference as reference
+from tests.preloaded import python
 from tests.small_video_models import TINY_VIDEO, random_stdit3, video_inputs
 
 
@@ -26,6 +29,23 @@ def full_size() -> STDiT3:
 @pytest.fixture
 def tiny() -> STDiT3:
     return random_stdit3()
+
+
+EMPTY = """
+import sys
+from qdit.models.config import DiTConfig, STDiT3Config
+from qdit.models.network import empty_network
+for config in (DiTConfig(depth=1), STDiT3Config(depth=1, hidden_size=96, num_heads=2)):
+    assert all(parameter.is_meta for parameter in empty_network(config).parameters())
+sys.exit("torch._dynamo" in sys.modules)
+"""
+
+
+def test_an_empty_model_imports_no_compiler(repository: Path) -> None:
+    """Every command makes an empty model first; the compiler of torch takes two seconds to import."""
+    environment = {**os.environ, "PYTHONPATH": str(repository)}
+    done = python(["-c", EMPTY], repository, environment=environment)
+    assert done.returncode == 0, done.stderr
 
 
 def test_full_size_has_the_published_number_of_parameters(full_size: STDiT3) -> None:

@@ -393,12 +393,12 @@ def test_it_ends_where_all_roundings_have_decided():
 
 
 def waits(iterations, learn):
-    """How often a program waits for the GPU in the reconstruction of two blocks."""
+    """How often a program waits for the GPU in the reconstruction of a block."""
     model, reference = deepcopy(rounded()), random_dit()
     with pretended_gpu() as gpu:
         model, reference = model.to(gpu), reference.to(gpu)
         there = [tuple(tensor.to(gpu) for tensor in batch) for batch in batches()]
-        units = block_units([*core(model), *select(model.sites(), roles=("q", "p"))])
+        units = block_units([*core(model), *select(model.sites(), roles=("q", "p"))])[:1]
         WAITS.clear()
         reconstruct(model, reference, units, lambda: there, replace(CONFIG, iterations=iterations), learn=learn)
         return len(WAITS)

@@ -1,10 +1,11 @@
 """A made-up profile and a results folder that looks as if it had been run."""
 
+import hashlib
 import json
 import math
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from qdit.core.files import save_arrays, sha256_json
 from qdit.core.metrics import METRICS
 from qdit.core.run import Run
 from qdit.quant.folder import with_digest
 from qdit.report.pages.build import build_table
+from qdit.report.render import sheets
 from qdit.workflow.profile_files import merged
 
 FACE = "mini profile: handwritten digits, not ImageNet"
@@ -75,6 +78,22 @@ def make_wide_profile() -> dict[str, Any]:
     """The same with every kind of table, and more methods and settings."""
     wide = yaml.safe_load((Path(__file__).parent / "wide.yaml").read_text(encoding="utf-8"))
     return merged(make_profile(), wide)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def strips_are_encoded_once() -> Iterator[None]:
+    """Most tests show the samples of the same runs; PNG files of equal pixels are equal, and take a third of a page."""
+    encode, files = sheets.png, dict[tuple[str, tuple[int, int], bytes], bytes]()
+
+    def png(image: Image.Image) -> bytes:
+        key = image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
+        if key not in files:
+            files[key] = encode(image)
+        return files[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sheets, "png", png)
+        yield
 
 
 @pytest.fixture

@@ -21,12 +21,13 @@ from qdit.report.pages.benches import STUDIES, bench_files, benches_of, read_ben
 from qdit.report.pages.claims_page import MARKS
 from qdit.report.pages.pairs import BETTER, CHANCE, SELF, UNSURE, WORSE, rankings
 from qdit.report.pages.run_report import LIMIT, build_index, index_text, load_index
+from qdit.report.pages.run_report_data import Index
 from qdit.report.pages.run_report_page import SECTIONS
 from qdit.report.pages.searches_report import study_grid
 from qdit.report.render.gallery import gallery
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs
-from tests.report.conftest import change_protocol, psnr
+from tests.report.conftest import change_protocol, make_profile, psnr
 
 GUIDED, PLAIN = "digits-cfg1.5-s20", "digits-cfg1.0-s20"
 VOID = ("meta", "img", "input", "br")
@@ -66,9 +67,21 @@ class Page(html.parser.HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-@pytest.fixture
-def page(results: Path, profile: dict[str, Any]) -> Page:
-    return Page(index_text(load_index(profile, results)))
+@pytest.fixture(scope="module")
+def whole(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Index:
+    """What the page of a whole run shows, made once for the tests that only read it."""
+    results = tmp_path_factory.mktemp("whole") / "results" / "mini"
+    return load_index(make_profile(), Path(shutil.copytree(template, results)))
+
+
+@pytest.fixture(scope="module")
+def whole_text(whole: Index) -> str:
+    return index_text(whole)
+
+
+@pytest.fixture(scope="module")
+def page(whole_text: str) -> Page:
+    return Page(whole_text)
 
 
 def test_it_is_one_whole_file_that_loads_nothing(results: Path, profile: dict[str, Any], tmp_path: Path) -> None:
@@ -104,9 +117,8 @@ def test_equal_results_give_equal_bytes(results: Path, profile: dict[str, Any], 
     assert index_text(load_index(profile, results)) == index_text(load_index(profile, moved))
 
 
-def test_every_claim_has_its_marks_and_the_counts_are_theirs(results: Path, profile: dict[str, Any]) -> None:
-    index = load_index(profile, results)
-    text = index_text(index)
+def test_every_claim_has_its_marks_and_the_counts_are_theirs(whole: Index, whole_text: str) -> None:
+    index, text = whole, whole_text
     glance = text[text.index('<ol class="glance">') : text.index("</ol>")]
     for claim in index.report.claims.claims:
         (line,) = re.findall(rf'<li><a href="#{re.escape(claim.id)}".*?</li>', glance, flags=re.DOTALL)
@@ -118,8 +130,8 @@ def test_every_claim_has_its_marks_and_the_counts_are_theirs(results: Path, prof
             assert f"<b>{count}</b> {plural}</li>" in text
 
 
-def test_findings_say_what_the_printed_tables_do_not_support(results: Path, profile: dict[str, Any]) -> None:
-    first = load_index(profile, results).findings[0]
+def test_findings_say_what_the_printed_tables_do_not_support(whole: Index) -> None:
+    first = whole.findings[0]
     # counted by hand from EXPECTED in test_claims.py, which was worked out from the printed tables
     assert "support 32 of the 50 claims" in first.text and "11 cannot be told" in first.text
     assert {claim.id for claim in first.claims} == {
@@ -150,9 +162,9 @@ def test_tied_values_are_marked_and_the_mark_is_explained(results: Path, profile
     assert "the difference to the\nbest row may be chance" in text
 
 
-def test_ours_minus_paper_stands_in_the_cells(results: Path, profile: dict[str, Any]) -> None:
-    text = index_text(load_index(profile, results))
+def test_ours_minus_paper_stands_in_the_cells(whole_text: str) -> None:
     # ours 2.03 (conftest: 2 + 0.3 · 0.1), the paper 15.76
+    text = whole_text
     assert '2.03</b><small class="change">+0.03</small><small class="gap">−13.73</small>' in text
     assert 'name="small" value="gap"' in text
 
@@ -173,14 +185,14 @@ def test_an_opt_in_table_is_shown_once_it_has_rows_of_its_own(results: Path, pro
     assert [rendered.table.name for rendered in load_index(profile, results).tables] == ["more", "table2", "table4"]
 
 
-def test_the_page_of_choices_is_linked_where_it_is(results: Path, profile: dict[str, Any]) -> None:
-    assert "ab.html" not in index_text(load_index(profile, results))
+def test_the_page_of_choices_is_linked_where_it_is(results: Path, profile: dict[str, Any], whole_text: str) -> None:
+    assert "ab.html" not in whole_text
     (results / "ab.html").write_text("x", encoding="utf-8")
     assert '<a href="ab.html">' in index_text(load_index(profile, results))
 
 
-def test_every_run_names_the_command_that_explains_it(results: Path, profile: dict[str, Any]) -> None:
-    words = Page(index_text(load_index(profile, results))).words
+def test_every_run_names_the_command_that_explains_it(page: Page, profile: dict[str, Any]) -> None:
+    words = page.words
     for run in all_runs(profile):
         assert re.search(rf"qdit explain table[24] {re.escape(run.path)}(?= )", words), run.path
 

@@ -48,7 +48,7 @@ class Checkout:
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake; fails unless it exits with `code`, or after so many minutes.
 
-        Its jobs are children of a command server that all runs of these tests use, or of its own one.
+        Its jobs are children of a command server that all runs of this checkout use, or of its own one.
         """
         command = self.command(*arguments, overlays=overlays)
         alone = own_server or "--dry-run" in arguments

@@ -1,6 +1,5 @@
 """A checkout in which the workflow has run on few images, one in which nothing ran, and plans of it: each made once."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,9 @@ SPECIAL_TABLES = ("transfer", "integer", "differences")
 
 @pytest.fixture(scope="session")
 def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The copy, after an undisturbed run with a command server of its own, as users run it."""
+    """The copy, after an undisturbed run. A run with a command server of its own is in test_odd_paths.py."""
     copy = Checkout(copied(repository, tmp_path_factory.mktemp("workflow")))
-    done = copy.snakemake("--cores", "2", own_server=True)
+    done = copy.snakemake("--cores", "2")
     return Checkout(copy.root, done.stdout)
 
 
@@ -27,12 +26,10 @@ def plain(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkou
 
 
 @pytest.fixture(scope="session")
-def tiny_plan(plain: Checkout, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny_plan(plain: Checkout, folder_of_the_call: Path) -> str:
     """Every job of the tiny profile with its command, planned once for all processes of a call of pytest."""
-    folder = tmp_path_factory.getbasetemp()
-    folder = folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
-    path = folder / "tiny_plan"
-    with FileLock(folder / ".tiny_plan.lock"):
+    path = folder_of_the_call / "tiny_plan"
+    with FileLock(folder_of_the_call / ".tiny_plan.lock"):
         if not path.exists():
             arguments = ("--forceall", "--printshellcmds", "all", *SPECIAL_TABLES)
             path.write_text(plain.dry_run(*arguments, overlays=("tests/workflow/tiny.yaml",)), encoding="utf-8")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qdit.core.errors import ConfigError
@@ -50,6 +50,7 @@ def test_the_class_that_a_profile_reads_is_the_method_s_own(method: str) -> None
 
 
 @pytest.mark.parametrize("method", METHODS)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_profile_and_the_method_give_the_same_verdict(method: str, data: st.DataObject) -> None:
     names = [field.name for field in dataclasses.fields(registry()[method].Options)]
@@ -65,6 +66,7 @@ SEARCHED = sorted({name for kind in KINDS for name in SearchOptions().of(kind)})
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
+@settings(max_examples=40)
 @given(options=st.dictionaries(st.sampled_from([*SEARCHED, "other"]), VALUES, max_size=3))
 def test_no_option_of_a_search_is_taken_that_is_not_of_its_type(kind: Kind, options: dict[str, Any]) -> None:
     message = verdict(lambda: parse_search_options(kind, options))

@@ -1,5 +1,6 @@
 """One checkout: a bad file stops no other, a command begins a new one, rule files are for what is special."""
 
+import json
 import os
 import re
 import shutil
@@ -145,21 +146,40 @@ def test_a_new_method_works_as_it_is_written(copy: Checkout, tmp_path: Path) -> 
             (copy.root / name).unlink()
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("rtn", "a method named 'rtn' exists already"),
-        ("q.dit", "allowed are lower-case letters and digits"),
-        ("g4w-p4a", "a method named 'g4w+p4a' exists already"),
-        ("Mine", "allowed are lower-case letters and digits"),
-        ("../x", "allowed are lower-case letters and digits"),
-        ("x" * 41, "at most 40 characters"),
-        ("import", "means something else in Python"),
-        ("null", "means something else in Python, YAML"),
-    ],
-)
-def test_a_name_that_cannot_be_is_refused_in_one_line(copy: Checkout, name: str, words: str) -> None:
+REFUSED = {
+    "rtn": "a method named 'rtn' exists already",
+    "q.dit": "allowed are lower-case letters and digits",
+    "g4w-p4a": "a method named 'g4w+p4a' exists already",
+    "Mine": "allowed are lower-case letters and digits",
+    "../x": "allowed are lower-case letters and digits",
+    "x" * 41: "at most 40 characters",
+    "import": "means something else in Python",
+    "null": "means something else in Python, YAML",
+}
+"""Names that cannot be → what the message says."""
+NAMING = """
+import contextlib, io, json, sys
+from qdit.cli.main import main
+outcomes = {}
+for name in sys.argv[1:]:
+    text = io.StringIO()
+    sys.argv = ["qdit", "new", "method", name]
+    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = end.code
+    outcomes[name] = code, text.getvalue()
+print(json.dumps(outcomes))
+"""
+
+
+def test_names_that_cannot_be_are_refused_in_one_line(copy: Checkout) -> None:
     before = sorted(copy.root.rglob("*.py"))
-    printed = python(copy, "qdit", "new", "method", name, code=2)
-    assert words in printed and len(printed.splitlines()) == 1
+    done = run_python(["-c", NAMING, *REFUSED], copy.root, environment={**os.environ, "PYTHONPATH": str(copy.root)})
+    outcomes = json.loads(done.stdout)
+    assert outcomes.keys() == REFUSED.keys()
+    for name, (code, printed) in outcomes.items():
+        assert code == 2 and REFUSED[name] in printed and len(printed.splitlines()) == 1, (name, printed)
     assert sorted(copy.root.rglob("*.py")) == before

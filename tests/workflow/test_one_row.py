@@ -1,8 +1,6 @@
 """One row in an evening: how it is named, what it needs of a profile, its smoke form, and hours by card."""
 
 import os
-import subprocess
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from qdit.workflow.one_row import (
     steps_of,
 )
 from qdit.workflow.profile import Profile, load_profile, runs_of, sampled, validate
+from tests.preloaded import command_server, python, snakemake
 
 ROW = "table2 q-dit w4a8"
 RUN = Run("dit-256-cfg1.0-s100", "natural", "q-dit", "w4a8", "common")
@@ -121,9 +120,8 @@ def test_the_page_has_the_numbers_of_the_plan(paper: Profile) -> None:
 def test_snakemake_plans_as_many_jobs_as_the_command_says(paper: Profile) -> None:
     row = find_row(paper, ROW)
     targets = [f"results/paper/runs/{run.path}/metrics.json" for run in rows_of_row(paper, row)]
-    words = [sys.executable, "-m", "snakemake", "-n", "--configfile", "config/paper.yaml", "--quiet", "rules", "--"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([*words, *targets], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    words = ["-n", "--configfile", "config/paper.yaml", "--quiet", "rules", "--"]
+    done = snakemake([*words, *targets], ROOT)
     assert done.returncode == 0, done.stderr
     totals = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("total ")]
     assert set(totals) == {sum(steps_of(paper, row).values())}
@@ -269,9 +267,9 @@ def test_gpus_have_the_speed_of_a_card_until_one_is_measured(paper: Profile, tmp
 
 @pytest.mark.ci
 def test_a_smoke_run_of_the_miniature_says_that_everything_is_in_place(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "qdit", "run", "--row", "table2 rtn w4a8", "--smoke", "--cores", "1"]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    words = ["-m", "qdit", "run", "--row", "table2 rtn w4a8", "--smoke", "--cores", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "QDIT_SERVER": command_server(ROOT)}
+    done = python(words, tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr
     assert "rtn w4a8 digits-cfg1.0-s20 natural common: everything is in place." in done.stdout
     assert [folder.name for folder in (tmp_path / "results").iterdir()] == ["mini-smoke"]

@@ -34,9 +34,13 @@ from qdit.workflow.method_index import planned_kinds
 from qdit.workflow.profile import load_profile
 from qdit.workflow.profile_pipelines import judge_files, judges_of
 from tests.cli.test_latent_images import Colours
-from tests.metrics import judges_golden, lpips_golden
+from tests.lazy import LazyModule
+from tests.metrics import judges_golden
 from tests.small_pipelines import flow_scheduler, tiny_pipeline_class
 from tests.small_transformers import tiny_transformer
+
+lpips_golden = LazyModule("tests.metrics.lpips_golden")
+"""It imports torchvision."""
 
 PROMPTS = ["the red boat", "and snow", "a boat's sinking", "22 boats", "the snow", "waterfall"]
 FEW = {"bits": ["w4a4"], "methods": ["fp", "rtn", "svdquant"]}

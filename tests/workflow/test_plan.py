@@ -4,6 +4,8 @@ import os
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.workflow.checkout import OVERLAYS, Checkout, Job, jobs_of
 
 TABLES = {Job(rule, None) for rule in ("table", "claims", "leaderboard", "index", "figures", "check_all_rows", "all")}
@@ -27,6 +29,7 @@ def test_what_no_step_imports_replans_nothing(checkout: Checkout) -> None:
         assert checkout.plan() == set()
 
 
+@pytest.mark.ci
 def test_touched_sources_never_plan_training(checkout: Checkout) -> None:
     sources = [path for folder in ("qdit", "baselines", "rules") for path in (checkout.root / folder).rglob("*.*")]
     for path in sources:
@@ -38,6 +41,7 @@ def test_touched_sources_never_plan_training(checkout: Checkout) -> None:
     assert {"train_dit", "train_classifier"} <= {job.rule for job in checkout.plan("training")}
 
 
+@pytest.mark.ci
 def test_more_images_keep_the_calibration_and_the_checkpoints(checkout: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "more.yaml"
     overlay.write_text("sampling: {images: 128}\n", encoding="utf-8")
@@ -56,6 +60,7 @@ def test_more_images_keep_the_calibration_and_the_checkpoints(checkout: Checkout
     }
 
 
+@pytest.mark.ci
 def test_more_resamples_evaluate_again_and_sample_nothing(checkout: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "more.yaml"
     overlay.write_text("sampling: {resamples: 60}\n", encoding="utf-8")
@@ -117,6 +122,7 @@ tables: {table2: {blocks: [
 """
 
 
+@pytest.mark.ci
 def test_a_new_method_is_one_file_and_a_rule_only_where_it_wants_one(checkout: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "toy.yaml"
     overlay.write_text(TOY_OVERLAY, encoding="utf-8")

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from tests.preloaded import python, snakemake
 
 pytestmark = pytest.mark.ci
 
@@ -47,15 +50,23 @@ def not_cloned(folder: str, names: list[str]) -> set[str]:
 
 
 def run(command: str, root: Path) -> str:
-    """Run a command as a user does who has installed this copy; fails unless it succeeds."""
+    """Run a command as a user does who has installed this copy; fails unless it succeeds.
+
+    Python's programs are children of processes that have their packages imported (tests/preloaded.py).
+    """
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(root),
         "PYTEST_ADDOPTS": "--verbose --color=no",
     }
-    done = subprocess.run(
-        command, shell=True, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
-    )
+    environment = {**os.environ, **environment}
+    program, *words = shlex.split(command)
+    if program == "snakemake":
+        done = snakemake(words, root, server="shared", environment=environment)
+    elif program in ("qdit", "pytest"):
+        done = python(["-m", program, *words], root, environment=environment)
+    else:
+        done = subprocess.run([program, *words], cwd=root, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{command}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout + done.stderr
 

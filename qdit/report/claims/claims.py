@@ -101,10 +101,14 @@ class Verdict:
     missing: tuple[Run, ...] = ()
 
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Loads YAML safely; the one in C is ten times as fast."""
+
+
 def load_claims(path: Path) -> Claims:
     """Read and check claims.yaml; ConfigError names the wrong entry and what is wrong with it."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; it belongs to the repository, restore it") from None
     except (yaml.YAMLError, UnicodeDecodeError) as problem:

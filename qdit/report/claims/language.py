@@ -17,6 +17,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Protocol
 
 from qdit.core.errors import ConfigError, did_you_mean
@@ -156,15 +157,27 @@ def say(node: ast.expr, value: Value, bound: Bound) -> str:
     """Write an expression as text: with the values of its loop variables, followed by the value of the expression."""
     if isinstance(node, ast.Constant):
         return str(node.value)
-    text = ast.unparse(_Filled(bound).visit(ast.parse(ast.unparse(node), mode="eval").body))
-    titles = cell_functions()
-    text = re.sub("|".join(rf"\b{name}\(" for name in titles), lambda match: f"{titles[match[0][:-1]]}(", text)
-    text = text.replace("'", "")
+    text = _filled_text(_source(node), tuple((name, key, type(key)) for name, key in bound.items()))
     if isinstance(value, Unknown):
         return f"{text} unknown"
     if isinstance(value, Quantity):
         return f"{text} = {value.value:.5g}"
     return f"{text} = {value.low}" + (f" to {value.high}" if value.high != value.low else "")
+
+
+@lru_cache(maxsize=4096)
+def _source(node: ast.expr) -> str:
+    """Write an expression as Python; the report says each expression for many rows."""
+    return ast.unparse(node)
+
+
+@lru_cache(maxsize=16384)
+def _filled_text(source: str, bound: tuple[tuple[str, Key, type], ...]) -> str:
+    """Write an expression with the values of its loop variables and the titles of its metrics, without quotes."""
+    tree = ast.parse(source, mode="eval").body
+    text, titles = ast.unparse(_Filled({name: key for name, key, _ in bound}).visit(tree)), cell_functions()
+    text = re.sub("|".join(rf"\b{name}\(" for name in titles), lambda match: f"{titles[match[0][:-1]]}(", text)
+    return text.replace("'", "")
 
 
 class _Filled(ast.NodeTransformer):

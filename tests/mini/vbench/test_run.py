@@ -60,14 +60,14 @@ def made(tmp_path_factory):
 def evaluated(made, out, *, own="own", **changes):
     name = RunName(setting="a", model="b", form="natural", label="c")
     each = changes.pop("clips_per_prompt", 2)
-    given = {"fp_samples": made / "full" / "samples", **changes}
+    given = {"fp_samples": made / "full" / "samples", "resamples": 20, **changes}
     job = EvaluateJob(made / own / "samples", made / own, out, name, **given)
     evaluate_clips(job, MiniVBench(PROMPTS, each, made / "instruments.safetensors"))
     return read_json(out)
 
 
 def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_path):
-    found = evaluated(made, tmp_path / "metrics.json")
+    found = evaluated(made, tmp_path / "metrics.json", resamples=200)
     dimensions = {"background_consistency", "scene", "human_action"}
     assert set(found["metrics"]) == {*dimensions, "mfvd", "fd_fp", "mse_fp", *OTHER_PAIRED}
     assert set(found["intervals"]) == set(found["metrics"])
