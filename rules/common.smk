@@ -30,11 +30,6 @@ from qdit.workflow.priorities import Priorities
 
 min_version("9.20")
 
-# Snakemake limits how many jobs start in a time span. For this it checks all waiting jobs again after each span, once
-# for every job that has ended. Only a cluster needs a limit.
-if workflow.scheduling_settings and not workflow.resource_settings.nodes:
-    workflow.scheduling_settings.max_jobs_per_timespan = None
-
 # Sources are read once for all digests of a plan.
 code_digest = Sources().digest
 

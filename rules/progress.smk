@@ -47,6 +47,10 @@ def watch():
 
 
 onstart:
+    if workflow.local_exec:
+        # Only a cluster needs a limit of jobs per second. With a limit, each job that ends starts a timer, and each timer
+        # lets Snakemake check all waiting jobs: up to a sixth of a core.
+        workflow.scheduler.job_rate_limiter = None
     if "CONDA" not in DEPLOYED and not RUNNING and hasattr(os, "pidfd_open"):
         serve = [sys.executable, str(SERVER), "serve", str(SOCKET), str(workflow.basedir)]
         # The server stops when this process ends, because its standard input closes. Ctrl-C goes to this process only.
