@@ -95,8 +95,8 @@ def _content(file: Path, state: tuple[int, int, int] | None) -> Any:
 
 def changelog_digest(changelog: str) -> str:
     """Return the digest of the changelog entries that say that a value in the tables changed."""
-    entries = [" ".join(entry.split()) for entry in changelog.split("\n- ")]
-    return sha256_json(sorted(entry.split(" ## ")[0] for entry in entries if entry.startswith(MARK)))
+    entries = [" ".join(entry.partition("\n\n")[0].split()) for entry in changelog.split("\n- ")]
+    return sha256_json(sorted(entry for entry in entries if entry.startswith(MARK)))
 
 
 def _without_words(value: Any) -> Any:

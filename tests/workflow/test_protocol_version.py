@@ -43,3 +43,5 @@ def test_only_entries_that_move_numbers_count() -> None:
     assert changelog_digest(text) == changelog_digest(text.replace("New page", "Another page"))
     assert changelog_digest(text) == changelog_digest(text.replace("FID of\n  all", "FID of all"))
     assert changelog_digest(text) != changelog_digest(text.replace("all rows", "some rows"))
+    last = f"# Changelog\n\n### Changed\n\n- {MARK} FID moves.\n\n### Added\n\n- A page.\n"
+    assert changelog_digest(last) == changelog_digest(last.replace("FID moves.", "FID moves.\n- Another page."))
