@@ -20,6 +20,7 @@ from qdit.report.claims.sources import Measured, Printed
 from qdit.report.claims.telling import what_would_tell
 from qdit.report.data.p_values import LEVEL, benjamini_hochberg
 from qdit.report.data.values import Evidence
+from qdit.workflow.profile_files import parsed
 
 NUMERIC, ORDINAL, HISTORICAL, BY_CONSTRUCTION = "numeric", "ordinal", "historical", "by construction"
 KINDS = {
@@ -101,16 +102,14 @@ class Verdict:
     missing: tuple[Run, ...] = ()
 
 
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Loads YAML safely; the one in C is ten times as fast."""
-
-
 def load_claims(path: Path) -> Claims:
     """Read and check claims.yaml; ConfigError names the wrong entry and what is wrong with it."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
+        content = parsed(path.read_text(encoding="utf-8"), is_json=False)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; it belongs to the repository, restore it") from None
+    except ConfigError as problem:
+        raise ConfigError(f"{path}: {problem}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as problem:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(problem).split())}); correct the file") from None
     parts = ("documents", "sets", "claims", "contradictions")
