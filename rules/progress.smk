@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
+from qdit.workflow.ending import counted_rows, ending, row_lines, target_pages, target_rows
 from qdit.workflow.first_look import FirstLook
 from qdit.workflow.priorities import leading_table
 from qdit.workflow.progress import ROWS, Progress, planned_jobs
@@ -25,7 +25,7 @@ PROGRESS = attach(workflow, when_nothing=say_what_there_is)
 
 
 def watch():
-    """Show the progress of the tables whose pages this run makes, or of the single rows that the user asked for."""
+    """Show the progress of the tables whose pages this run makes, and of rows that the target names."""
     outputs = {str(file) for job in workflow.dag.jobs for file in job.output}
     pages = {name: f"{RESULTS}/tables/{name}.html" for name in config["tables"]}
     pages = {name: page for name, page in pages.items() if page in outputs}
@@ -33,7 +33,7 @@ def watch():
     runs = {f"{run_folder(run)}/metrics.json": run for of_table in shown.values() for run in of_table}
     rows = {name: [f"{run_folder(run)}/metrics.json" for run in of_table] for name, of_table in shown.items()}
     last_files = {name: [page] for name, page in pages.items()}
-    if single := [str(file) for file in target_rows(workflow.dag.targetjobs)]:
+    if single := [str(file) for file in counted_rows(workflow.dag.targetjobs)]:
         every = [run for name in config["tables"] for run in with_replicates(config, profiles.runs_of(config, name))]
         runs |= {f"{run_folder(run)}/metrics.json": run for run in every}
         rows[ROWS] = last_files[ROWS] = single

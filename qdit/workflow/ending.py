@@ -27,6 +27,15 @@ def target_rows(jobs: Iterable[Any]) -> list[Path]:
     return [file for file in files if file.name == FILE]
 
 
+def counted_rows(jobs: Iterable[Any]) -> list[Path]:
+    """Return the metrics.json of each row that the progress of a run counts apart from tables.
+
+    They are the single rows of `target_rows`, and the inputs of target jobs without outputs (`qdit run claims_rows`).
+    """
+    files = [Path(str(file)) for job in jobs for file in (job.output or job.input)]
+    return list(dict.fromkeys(file for file in files if file.name == FILE))
+
+
 def row_lines(records: Iterable[Path]) -> list[str]:
     """Write the main numbers of single rows."""
     lines = []

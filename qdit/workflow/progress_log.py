@@ -146,7 +146,8 @@ class ProgressHandler(logging.Handler):
         """Write the best result of a table so far. Each metrics.json is read only once."""
         for row in progress.measured_rows(table):
             if row not in self._ranked:
-                self._ranked[row] = ranked(self._runs[row], Path(row))
+                run = self._runs.get(row)  # None for a row of no table of the profile
+                self._ranked[row] = None if run is None else ranked(run, Path(row))
         values = (self._ranked.get(path) for path in progress.rows[table])
         return finding((measured for measured in values if measured), self._names)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from qdit.workflow.ending import ending, row_lines, target_pages, target_rows
+from qdit.workflow.ending import counted_rows, ending, row_lines, target_pages, target_rows
 from qdit.workflow.profile import load_profile
 from tests.workflow.graph import GraphJob
 
@@ -30,6 +30,16 @@ def test_rows_that_were_asked_for_are_said_with_their_numbers_or_why_there_are_n
     rows = target_rows([GraphJob("evaluate", [str(path), "bootstrap.npz"]) for path in (made, missing)])
     assert rows == [made, missing]
     assert row_lines(rows) == [f"{made}: no numbers: failed in quantize: too hot", f"{missing}: not made yet"]
+
+
+def test_rows_of_a_target_without_outputs_are_counted_and_not_printed(tmp_path: Path) -> None:
+    """`qdit run claims_rows` has inputs only; a table's row is counted in its table."""
+    files = [tmp_path / "rtn" / "metrics.json", tmp_path / "q-dit" / "metrics.json"]
+    claims_rows = GraphJob("claims_rows", [], [str(tmp_path / "profile.json"), *map(str, files)])
+    table = GraphJob("table", [str(tmp_path / "table2.html")], [str(files[0])])
+    assert counted_rows([claims_rows]) == files and target_rows([claims_rows]) == []
+    assert counted_rows([table]) == []
+    assert counted_rows([GraphJob("evaluate", [str(files[1])], [str(files[0])])]) == [files[1]]
 
 
 def test_the_last_lines_say_how_to_go_on(tmp_path: Path) -> None:

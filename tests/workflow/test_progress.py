@@ -344,5 +344,18 @@ def test_single_rows_are_counted_without_a_table(tmp_path: Path, clock: Clock) -
     assert table_done_line(progress, ROWS, "") == "qdit: 3 of 3 rows are done"
 
 
+def test_a_row_of_no_table_is_counted_without_a_finding(original: logging.Handler, tmp_path: Path) -> None:
+    """A target can name a metrics.json of a method that no table of the profile has (docs/add-a-method.md)."""
+    measure(tmp_path, "mine", 20.0)
+    files, stream = [str(metrics_file(tmp_path, "mine"))], StringIO()
+    progress = Progress({ROWS: files}, {ROWS: files}, [], cores=1)
+    handler = ProgressHandler(original, logging.Logger("test"), stream=stream)
+    handler.begin(progress, {}, {}, tmp_path / "logs" / "run.log")
+    assert handler.finding(progress, ROWS) == ""
+    handler.finish()
+    handler.close()
+    assert "qdit: 1 of 1 rows" in stream.getvalue()
+
+
 def test_a_line_of_a_table(progress: Progress) -> None:
     assert table_line(progress, "table2", "found").startswith("table2         [####........]   1 of 3   rows")
