@@ -34,6 +34,7 @@ from qdit.report.claims.summary import summary
 from qdit.report.claims.survival import Comparison, survival_text
 from qdit.report.claims.written import csv_of
 from qdit.report.data.published import REPOSITORY_COPY
+from qdit.report.data.values import Unknown
 from qdit.report.pages.claims_page import claims_page
 from tests.report.conftest import change_protocol
 
@@ -106,15 +107,24 @@ def test_verdicts_are_compared_with_those_of_each_replicate(repeated: tuple[Path
     report = load_report(profile, results)
     claim = "fid-reduced-by-1.09"  # without intervals the means decide: 46.3 against 40
     assert report.verdicts["mini"][claim].word == HOLDS
-    first, second = report.survival["mini"]
-    assert first.words[claim] == (HOLDS, HOLDS) and second.words[claim] == (HOLDS, FAILS)
-    assert second.changed[claim] == (HOLDS, FAILS) and second.turned == 1
+    first, second, third = report.survival["mini"]
+    assert [of.words[claim] for of in (first, second, third)] == [(HOLDS, HOLDS), (HOLDS, HOLDS), (HOLDS, FAILS)]
+    assert third.changed[claim] == (HOLDS, FAILS) and third.turned == 1
     assert "groups-improve" not in first.words, "its rows have no replicates"
     assert any("1 turned into the opposite" in line and claim in line for line in summary(report))
     rows = {(row["id"], row["evaluated_on"]): row for row in csv.DictReader(io.StringIO(csv_of(report)))}
-    assert (rows[claim, "mini"]["runs_compared"], rows[claim, "mini"]["runs_agreeing"]) == ("2", "1")
+    assert (rows[claim, "mini"]["runs_compared"], rows[claim, "mini"]["runs_agreeing"]) == ("3", "2")
     assert rows[claim, "printed"]["runs_compared"] == "" == rows["groups-improve", "mini"]["runs_compared"]
-    assert "With replicate 2 in the place of replicate 0" in claims_page(report)
+    assert "With replicate 2 alone in the place of the mean over the replicates" in claims_page(report)
+
+
+def test_without_a_mean_replicate_0_is_no_other_draw(repeated: tuple[Path, dict[str, Any]]) -> None:
+    """A row that lacks a replicate has the number of replicate 0, so it would agree with itself."""
+    results, profile = repeated
+    for label in ("q-dit", "g4w+p4a"):
+        shutil.rmtree(Run(GUIDED, "natural", label, "w6a8", "common", replicate=2).folder(results))
+    names = [comparison.name for comparison in load_report(profile, results).survival["mini"]]
+    assert [name.partition(" alone")[0] for name in names] == ["replicate 1", "replicate 2"]
 
 
 @pytest.fixture
@@ -176,15 +186,34 @@ def test_a_claim_whose_rows_are_missing_in_the_other_run_is_not_compared(
     (papers,), (damaged_rows,) = report.survival["mini"], report.survival[damaged_name("mini")]
     assert {"groups-improve", "dynamic-boosts"} <= set(papers.lacking) and not papers.changed
     assert {"lossless-w6a8", "fid-reduced-by-1.26"} <= set(damaged_rows.lacking) and not damaged_rows.changed
-    assert f"{len(papers.lacking)} are not compared: rows are missing there (" in papers.text
+    assert f"{len(papers.lacking)} are not compared: rows or numbers are missing there (" in papers.text
     rows = {(row["id"], row["evaluated_on"]): row for row in csv.DictReader(io.StringIO(csv_of(report)))}
     row = rows["groups-improve", "mini"]
     assert [row[f"runs_{word}"] for word in ("compared", "agreeing", "lacking_rows")] == ["0", "0", "1"]
 
 
+def test_a_row_without_the_number_in_the_other_run_is_not_compared(
+    results: Path, profile: dict[str, Any], other_seed: Path
+) -> None:
+    """A row that equals full precision has no finite PSNR-FP. That is no verdict that changed."""
+    path = Run(GUIDED, "natural", "rtn-g16-static", "w4a8", "common").folder(other_seed) / "metrics.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["metrics"] |= {"psnr_fp": None, "mse_fp": 0.0}
+    path.write_text(json.dumps(record), encoding="utf-8")
+    (papers,) = load_report(profile, results, [other_seed]).survival["mini"]
+    assert {"groups-improve", "dynamic-boosts"} <= set(papers.lacking) and not papers.changed
+    value = Measured({**profile, "seed": 1}, other_seed).cell("table4", "psnr_fp", ("groups",))
+    assert value == Unknown("groups is equal to full precision, so PSNR-FP has no finite value")
+
+
 def test_results_of_the_same_seed_are_no_other_draw(results: Path, profile: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="its rows have seed 0, as those of .* name results of another seed"):
         load_report(profile, results, [results])
+
+
+def test_two_folders_of_one_seed_are_refused(results: Path, profile: dict[str, Any], other_seed: Path) -> None:
+    with pytest.raises(ConfigError, match="its rows have seed 1, as those of .*seed1; name results of another seed"):
+        load_report(profile, results, [other_seed, other_seed])
 
 
 def test_the_sentence_counts_what_stays_in_every_comparison() -> None:
@@ -194,7 +223,7 @@ def test_the_sentence_counts_what_stays_in_every_comparison() -> None:
     verdicts = {"x": Verdict(HOLDS), "y": Verdict(FAILS), "z": Verdict(FAILS), "w": Verdict(HOLDS), "v": Verdict(OPEN)}
     first, *others = survival_text([one, two], verdicts, "at W4A4")
     assert first.startswith("3 of the 4 verdicts decided at W4A4 were compared")
-    assert "2 of them stay the same in each of 2 comparisons" in first
+    assert "2 of them stay the same in every comparison that has their rows" in first
     assert others[0] == (
         "With a, 1 of 2 decided verdicts stays; 0 turned into the opposite (y: does not hold, then cannot be told)."
     )

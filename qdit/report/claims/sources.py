@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from qdit.core.metrics import claim_functions
+from qdit.core.metrics import METRICS, claim_functions
+from qdit.core.ranking import EQUAL, known_value
 from qdit.core.run import Run
 from qdit.report.claims.language import KEYS, Key, cell_functions
 from qdit.report.data.compare_rows import quantity
@@ -148,9 +149,11 @@ class Measured:
             return Unknown(f"this profile has no such row ({name})")
         if not self.has(row):
             return Unknown(f"{name}: {row['status']}")
-        self.read[row["key"]] = None
         if row.get(column) is None:
-            return Unknown(f"{name} has no {cell_functions().get(metric, metric)}")
+            title = cell_functions().get(metric, metric)
+            equal = column in METRICS and known_value(row, METRICS[column]) is not None
+            return Unknown(f"{name} is {EQUAL}, so {title} has no finite value" if equal else f"{name} has no {title}")
+        self.read[row["key"]] = None
         self.fitted = self.fitted or row.get("fitted") is not None
         return Quantity(float(row[column])) if metric == "size_mb" else quantity(row, column)
 

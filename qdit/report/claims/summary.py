@@ -178,8 +178,9 @@ def _stay(report: Report, found: Standing) -> str:
         f" {'draw' if most == 1 else 'draws'} (seeds or replicates); {stay} of them"
         f" {'keeps its' if stay == 1 else 'keep their'} verdict every time."
     )
-    missing = f" {lacking} could not be compared with every run, because rows are missing there." if lacking else ""
-    return text + missing
+    if not lacking:
+        return text
+    return f"{text} {lacking} could not be compared with every run, because rows or numbers are missing there."
 
 
 def control(report: Report, source: str) -> str:

@@ -4,7 +4,7 @@ For a replicate, the claims are judged again with the replicate's numbers in pla
 (`qdit.report.data.replicates.alone`). All other rows keep their numbers, so only claims that read a row with replicates
 are compared. A run with another seed also has other noise, so all claims are compared. A verdict *survives* if it is
 the same again. It *turns* if “holds” becomes “does not hold” or the reverse. A verdict is not compared if the other run
-lacks a row that it reads: a missing row is no disagreement.
+lacks a row that it reads: a missing row, or a row without the number, is no disagreement.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from qdit.report.claims.claims import FAILS, HOLDS, Verdict
 from qdit.report.claims.sources import Measured
 from qdit.report.data.presence import require_results
 from qdit.report.data.replicates import alone
-from qdit.workflow.replicates import replicate_count
+from qdit.workflow.replicates import further_replicates, replicate_count
 
 DECIDED = (HOLDS, FAILS)
 Judge = Callable[[Measured, int], Mapping[str, Verdict]]
@@ -30,7 +30,7 @@ class Comparison:
     """Verdicts of a run compared with those of another run: `words` is claim id → (first verdict, other verdict).
 
     `name` describes the other run. Only claims that the first run decided are compared. `lacking` are decided claims
-    that were not compared, because the other run lacks a row that they read.
+    that were not compared, because the other run lacks a row or number that they read.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Comparison:
 
     @property
     def text(self) -> str:
-        """Sentence about the comparison: `With replicate 1 in the place of replicate 0, 9 of 10 … stay`."""
+        """Sentence about the comparison: `With the run of seed 1 in seed1, 9 of 10 decided verdicts stay`."""
         count = len(self.words)
         stay = f"{self.survived} of {count} decided {'verdict' if count == 1 else 'verdicts'}"
         stay += f" {'stays' if self.survived == 1 else 'stay'}"
@@ -64,22 +64,34 @@ class Comparison:
         if not self.lacking:
             return text
         were = "is not compared" if len(self.lacking) == 1 else "are not compared"
-        return f"{text} {len(self.lacking)} {were}: rows are missing there ({', '.join(self.lacking)})."
+        return f"{text} {len(self.lacking)} {were}: rows or numbers are missing there ({', '.join(self.lacking)})."
 
 
 def of_replicates(judge: Judge, source: Measured, verdicts: Mapping[str, Verdict]) -> list[Comparison]:
-    """Compare the verdicts of a run with those of each replicate except replicate 0.
+    """Compare the verdicts of a run, by means over replicates, with those of each replicate alone, replicate 0 too.
 
-    The list is empty if no claim reads a row with replicates.
+    The list is empty if no claim reads a row with replicates. A row that lacks a replicate has the number of
+    replicate 0 and no mean. So its claims are not compared with replicate 0.
     """
     profile = source.profile
     counts = {name: max((replicate_count(profile, run) for run in of.runs), default=1) for name, of in verdicts.items()}
+    repeated = {name: count for name, count in counts.items() if count > 1}
     comparisons = []
-    for number in range(1, max(counts.values(), default=1)):
-        other = judge(Measured(alone(profile, number), source.results), tested(verdicts))
-        ids = [name for name, count in counts.items() if count > number]
-        comparisons.append(compared(f"replicate {number} in the place of replicate 0", verdicts, other, ids))
+    for number in range(max(repeated.values(), default=0)):
+        ids = [name for name, count in repeated.items() if count > number]
+        if number == 0:
+            ids = [name for name in ids if has_all_replicates(source, verdicts[name])]
+        if ids:
+            other = judge(source.like(profile=alone(profile, number)), tested(verdicts))
+            draw = f"replicate {number} alone in the place of the mean over the replicates"
+            comparisons.append(compared(draw, verdicts, other, ids))
     return comparisons
+
+
+def has_all_replicates(source: Measured, verdict: Verdict) -> bool:
+    """Return whether all replicates of the rows that a verdict reads are made."""
+    further = (run for row in verdict.runs for run in further_replicates(source.profile, row))
+    return all((run.folder(source.results) / FILE).is_file() for run in further)
 
 
 def of_folders(
@@ -88,16 +100,18 @@ def of_folders(
     """Compare the verdicts of a run with those of each results folder in `folders`: the same profile, another seed.
 
     A folder may hold only some rows, and no profile.json. The tables are those of `source`. A row that was made with
-    other settings counts as missing. DataError for a folder without rows; ConfigError if its seed is that of `source`.
+    other settings counts as missing. DataError for a folder without rows; ConfigError if its seed is that of `source`
+    or of another folder.
     """
     comparisons = []
+    known = {source.profile["seed"]: source.results}
     for folder in folders:
         seed = seed_in(folder)
-        if seed == source.profile["seed"]:
+        if seed in known:
             raise ConfigError(
-                f"--other {folder}: its rows have seed {seed}, as those of {source.results}; name results of another"
-                " seed"
+                f"--other {folder}: its rows have seed {seed}, as those of {known[seed]}; name results of another seed"
             )
+        known[seed] = folder
         other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder), tested(verdicts))
         comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
     return comparisons
@@ -126,18 +140,18 @@ def compared(
     A claim is left out and listed in `lacking`, if `other` has not read a row that the first verdict has read.
     """
     decided = [claim for claim in ids if verdicts[claim].word in DECIDED]
-    lacking = [claim for claim in decided if not rows_read(verdicts[claim]) <= rows_read(other[claim])]
+    lacking = [claim for claim in decided if not rows_of_verdict(verdicts[claim]) <= rows_of_verdict(other[claim])]
     words = {claim: (verdicts[claim].word, other[claim].word) for claim in decided if claim not in lacking}
     return Comparison(name, words, tuple(lacking))
 
 
-def rows_read(verdict: Verdict) -> set[Run]:
+def rows_of_verdict(verdict: Verdict) -> set[Run]:
     """Return the rows whose numbers a verdict reads; a replicate counts as its row."""
     return {replace(run, replicate=0) for run in verdict.runs}
 
 
 def survival_text(comparisons: Sequence[Comparison], verdicts: Mapping[str, Verdict], bits: str) -> list[str]:
-    """Write sentences for the page: how many verdicts were compared, and how many stay the same in each comparison.
+    """Write sentences for the page: how many verdicts were compared, and how many stay the same in every comparison.
 
     `bits` says which verdicts: `at the papers’ bits`, for example.
     """
