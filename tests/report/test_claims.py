@@ -21,7 +21,7 @@ from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECK
 from qdit.report.claims.language import cell_functions
 from qdit.report.claims.report import load_report
 from qdit.report.claims.sources import Measured, Printed, printed_keys
-from qdit.report.claims.summary import first_sentences, summary
+from qdit.report.claims.summary import first_sentences, standing, summary
 from qdit.report.claims.written import COLUMNS, csv_of, text_of, write_report
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.pages.claims_page import claims_markdown, claims_page
@@ -207,6 +207,23 @@ def test_fitted_cells_are_no_evidence(results: Path, profile: dict[str, Any]) ->
     assert verdict.word == CONSTRUCTED and verdict.why.startswith("holds")
     natural = judge_all(CLAIMS, Measured(profile, results))["groups-improve"]
     assert natural.word == HOLDS
+
+
+def test_a_claim_by_construction_that_cannot_be_told_does_not_make_the_correction_stricter(
+    results: Path, profile: dict[str, Any]
+) -> None:
+    """Its interval includes 0. It has no p-value then either, and is counted with those that come out."""
+    for label, value in (("rtn", 20.0), ("rtn-g16-static", 20.0), ("rtn-g16-dynamic", 30.0)):
+        folder = Run(GUIDED, "salient", label, "w4a8", "common").folder(results)
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        record["metrics"]["psnr_fp"] = value
+        (folder / "metrics.json").write_text(json.dumps(record), encoding="utf-8")
+        spread = np.random.default_rng(zlib.crc32(label.encode())).normal(size=200) * 50
+        write_resamples(folder, Resamples({"psnr_fp": value + spread}, "200x1024"))
+    report = load_report(profile, results)
+    verdict = report.verdicts["mini"]["order-of-steps-salient"]
+    assert (verdict.word, verdict.p) == (OPEN, None) and "includes 0" in verdict.why
+    assert "order-of-steps-salient" in standing(report).constructed
 
 
 def test_rows_of_a_run_are_found_by_the_keys_of_the_paper(wide_results: Path, wide: dict[str, Any]) -> None:

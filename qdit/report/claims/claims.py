@@ -225,8 +225,10 @@ def _judged(claim: Claim, node: ast.expr, sets: Mapping[str, Sequence[Key]], sou
         why = "without an interval: the run has no bootstrap.npz"
     word = WORDS[truth.value]
     p = truth.p if isinstance(source, Measured) else None
-    if isinstance(source, Measured) and source.fitted and truth.value is not None:
-        word, why, p = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells", None
+    if isinstance(source, Measured) and (source.fitted or claim.kind == BY_CONSTRUCTION):
+        p = None  # no evidence either way, so the correction for many claims does not count it
+        if truth.value is not None:
+            word, why = CONSTRUCTED, f"{word}, but the {claim.form} form was chosen with its cells"
     tells = what_would_tell(truth.evidence) if word == OPEN else ""
     runs = tuple(source.read) if isinstance(source, Measured) else ()
     return Verdict(word, why, tuple(evaluation.read), deciding(truth.value, truth.evidence), p, tells=tells, runs=runs)

@@ -5,7 +5,16 @@ from collections import Counter
 from dataclasses import dataclass
 
 from qdit.core.run import UNQUANTIZED
-from qdit.report.claims.claims import CONSTRUCTED, FAILS, HOLDS, NOT_CHECKED, NUMERIC, OPEN, Verdict
+from qdit.report.claims.claims import (
+    BY_CONSTRUCTION,
+    CONSTRUCTED,
+    FAILS,
+    HOLDS,
+    NOT_CHECKED,
+    NUMERIC,
+    OPEN,
+    Verdict,
+)
 from qdit.report.claims.damage import BITS
 from qdit.report.claims.report import PRINTED, Report, damaged_name
 from qdit.report.claims.survival import DECIDED, agreement, survival_text
@@ -76,7 +85,8 @@ def _at_bits(report: Report, source: str) -> str:
 class Standing:
     """Claim ids by what a run says of them; each claim that can be checked is in one of the lists.
 
-    `at_papers_bits` and `at_damage` are decided; the latter only at W4A4. `numbers` are about the paper's own model.
+    `constructed` are about rows that were used to choose the salient form, decided or not. `at_papers_bits` and
+    `at_damage` are decided; the latter only at W4A4. `numbers` are about the paper's own model.
     `lacking` cannot be told and read rows that are not made. `open` cannot be told for another reason.
     """
 
@@ -107,7 +117,7 @@ def standing(report: Report) -> Standing:
         verdict, other = papers[claim.id], damaged.get(claim.id, Verdict(NOT_CHECKED))
         if verdict.word == NOT_CHECKED:
             continue
-        if verdict.word == CONSTRUCTED:
+        if verdict.word == CONSTRUCTED or claim.kind == BY_CONSTRUCTION:
             name = "constructed"
         elif verdict.word in DECIDED:
             name = "at_papers_bits"
@@ -127,7 +137,8 @@ def first_sentences(report: Report) -> list[str]:
     checkable = f"{found.checked} of the {len(report.claims.claims)} claims can be checked; the others are only quoted."
     if found.constructed:
         count = len(found.constructed)
-        checkable += f" {count} of the {found.checked} {_plural(CONSTRUCTED, count)}, which is no evidence."
+        verb = "is" if count == 1 else "are"
+        checkable += f" {count} of the {found.checked} {verb} by construction, which is no evidence."
     rest = found.checked - len(found.constructed)
     where = " at the papers’ bits" if report.miniature else ""
     decided = f"Of the {'other ' if found.constructed else ''}{rest} claims, the runs of profile {report.profile}"
