@@ -17,6 +17,7 @@ from qdit.report.claims.written import text_of
 from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.workflow.profile import load_profile, runs_of
+from tests.report.conftest import record, write_record
 
 CLAIMS = load_claims(REPOSITORY_COPY / FILE)
 PLAIN = "digits-cfg1.0-s20"
@@ -71,6 +72,30 @@ def test_a_claim_without_rows_names_the_command_that_makes_them(results: Path, p
     assert verdict.missing == (run,)
     assert verdict.tells == f"“qdit run claims_rows --profile {OVERLAY}” makes 1 missing row"
     assert command({"profile": "paper"}) == "qdit run claims_rows --profile paper"
+
+
+def test_the_command_writes_into_the_results_of_the_profile_or_is_not_named(
+    results: Path, profile: dict[str, Any]
+) -> None:
+    """`mini-damage` alone would make rows of results/mini, not those of another miniature."""
+    named = command(profile | {"profile": "mini-precise"})
+    assert named == f"qdit run claims_rows --profile {OVERLAY} --profile mini-precise"
+    (Run("digits-cfg1.5-s20", "natural", "g4w+p4a", "w6a8", "common").folder(results) / "metrics.json").unlink()
+    report = load_report(profile | {"profile": "seed1"}, results)
+    assert report.command == "" and report.verdicts["seed1"]["fid-reduced-by-1.09"].tells == "it reads 1 missing row"
+    assert "without rows that they read" in first_sentences(report)[2]
+
+
+def test_rows_of_the_overlay_are_judged_without_naming_it(results: Path, profile: dict[str, Any]) -> None:
+    """After the named command, `qdit claims` without the overlay decides what it could not tell before."""
+    for label in ("smoothquant-g16", "svdquant-nearest", "ditas-g16", "vidit-q"):
+        profile["methods"][label] = {"method": label.removesuffix("-g16").removesuffix("-nearest")}
+    run, claim = Run(PLAIN, "natural", "ditas-g16", "w4a8", "common"), "ditas-comparable-w4a8"
+    before = load_report(profile, results).verdicts["mini"][claim]
+    assert before.word == OPEN and before.missing == (run,)
+    write_record(results, run, record(run, profile))
+    after = load_report(profile, results).verdicts["mini"][claim]
+    assert after.word == HOLDS and run in after.runs and after.missing == ()
 
 
 def made_up(words: dict[str, tuple[str, str]], comparisons: dict[str, tuple[Comparison, ...]]) -> Report:

@@ -10,7 +10,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.files import read_json
 from qdit.report.claims.claims import FILE, Claims, Verdict, judge_all, judge_all_at_damage, load_claims
 from qdit.report.claims.damage import BITS
-from qdit.report.claims.rows_read import command, with_missing_rows
+from qdit.report.claims.rows_read import command, with_missing_rows, with_overlay
 from qdit.report.claims.sources import Measured, Printed
 from qdit.report.claims.survival import Comparison, Judge, of_folders, of_replicates
 from qdit.report.data.published import REPOSITORY_COPY, published_folder
@@ -37,7 +37,7 @@ class Report:
     models: Mapping[str, str] = field(default_factory=dict)
     """Setting → its model, of all runs."""
     command: str = ""
-    """Command that makes the rows that the claims read."""
+    """Command that makes the rows that the claims read; empty if it is not known."""
 
     @property
     def at_papers_bits(self) -> list[str]:
@@ -65,13 +65,14 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
     """Judge all claims: on the printed numbers, on the results of a profile, and on the results of the profile `paper`.
 
     The results of the profile `paper` are in the folder `paper` beside `results`. They are used if the folder has a
-    profile.json. A miniature is also judged at W4A4, where damage begins. `others` are results of the profile with
-    other seeds. Their verdicts, and the verdicts of replicates, are compared with the verdicts on `results`.
+    profile.json. A miniature is also judged at W4A4, where damage begins. Its tables include those of the overlay
+    `mini-damage`, whose rows are read if they are made. `others` are results of the profile with other seeds. Their
+    verdicts, and the verdicts of replicates, are compared with the verdicts on `results`.
     """
     published = published_folder(results)
     beside = published / FILE
     claims = load_claims(beside if beside.is_file() else REPOSITORY_COPY / FILE)
-    measured, name = Measured(profile, results), str(profile["profile"])
+    measured, name = Measured(with_overlay(profile), results), str(profile["profile"])
     judges: dict[str, Judge] = {name: partial(judge_all, claims)}
     if measured.miniature:
         judges[damaged_name(name)] = partial(judge_all_at_damage, claims)

@@ -18,7 +18,7 @@ from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.data.rows import is_miniature
 from qdit.report.data.values import Unknown, Value
 from qdit.workflow.profile import full_precision_run, runs_of
-from qdit.workflow.profile_files import profile_file, read_mapping
+from qdit.workflow.profile_files import DEFAULT, profile_file, read_mapping
 from qdit.workflow.targets import CLAIMS_ROWS
 
 OVERLAY = "mini-damage"
@@ -89,10 +89,16 @@ def _fits(profile: Mapping[str, Any], block: Mapping[str, Any]) -> bool:
 
 
 def command(profile: Mapping[str, Any]) -> str:
-    """Write the command that makes all rows that the claims read."""
-    if not is_miniature(profile):
-        return f"qdit run {CLAIMS_ROWS} --profile {profile['profile']}"
-    return f"qdit run {CLAIMS_ROWS} --profile {OVERLAY}"
+    """Write the command that makes all rows that the claims read.
+
+    The text is empty for a profile that has no file in config/: nothing says where its overlay is.
+    """
+    name = str(profile["profile"])
+    if profile_file(name) == Path(name):
+        return ""
+    layers = [OVERLAY] if is_miniature(profile) else []
+    layers += [] if name == DEFAULT else [name]
+    return " ".join([f"qdit run {CLAIMS_ROWS}", *(f"--profile {layer}" for layer in layers)])
 
 
 def with_missing_rows(
@@ -100,10 +106,10 @@ def with_missing_rows(
 ) -> dict[str, Mapping[str, Verdict]]:
     """Return the verdicts; each that cannot be told names its missing rows and the command that makes them.
 
-    `verdicts` are those at the papers' bits, and for a miniature those at W4A4.
+    Without a known command only the number of rows is named. `verdicts` are those at the papers' bits, and for a miniature those at W4A4.
     """
     planned = rows_of_claims(with_overlay(profile), claims)
-    advice = f"“{command(profile)}” makes"
+    advice = command(profile)
     return {
         source: {claim: _with_missing(verdict, rows[claim], results, advice) for claim, verdict in of.items()}
         for (source, of), rows in zip(verdicts.items(), planned, strict=True)
@@ -114,5 +120,6 @@ def _with_missing(verdict: Verdict, rows: tuple[Run, ...], results: Path, advice
     missing = tuple(run for run in rows if not (run.folder(results) / "metrics.json").is_file())
     if verdict.word != OPEN or not missing:
         return verdict
-    lacking = f"{advice} {len(missing)} missing {'row' if len(missing) == 1 else 'rows'}"
+    rows_missing = f"{len(missing)} missing {'row' if len(missing) == 1 else 'rows'}"
+    lacking = f"“{advice}” makes {rows_missing}" if advice else f"it reads {rows_missing}"
     return replace(verdict, tells="; ".join(filter(None, (verdict.tells, lacking))), missing=missing)

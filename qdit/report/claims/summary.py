@@ -160,9 +160,10 @@ def _split(report: Report, source: str, claims: tuple[str, ...]) -> str:
 
 
 def _why_undecided(report: Report, found: Standing) -> str:
+    makes = f"“{report.command}” makes" if report.command else "they read"
     reasons = {
         "about a number of the paper’s own model, which no miniature can measure": len(found.numbers),
-        f"without rows that “{report.command}” makes": len(found.lacking),
+        f"without rows that {makes}": len(found.lacking),
         "open because a difference can be chance, or for a reason that the list below gives": len(found.open),
     }
     said = [f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in reasons.items() if count]
