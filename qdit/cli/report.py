@@ -30,14 +30,14 @@ def claims(
 
     A miniature is also judged at the bits where damage begins (W4A4); these verdicts are not counted as the papers'.
     The last lines say how many claims are decided, and how many verdicts stay when a replicate, or a run with another
-    seed, takes the place of the rows. qdit run claims_rows makes the rows that the claims read.
+    seed, takes the place of the rows. qdit run claims_rows --profile mini-damage makes the rows that the claims read;
+    this command finds them without the overlay.
 
     \b
     Examples:
       qdit claims
       qdit claims --results results/mini --out results/mini/claims.html
       qdit claims --results results/mini --other results/seed1 --other results/seed2
-      qdit claims --profile mini-damage --results results/mini --out claims.html
     """
     from qdit.report.claims.report import load_report
     from qdit.report.claims.written import text_of, write_report

@@ -59,7 +59,6 @@ def run(
       qdit run --row "table2 q-dit w4a8" --profile paper --dry-run
       qdit run --profile mini --profile my.yaml
     """
-    from qdit.report.claims.rows_read import rows_read
     from qdit.report.pages.one_row import beside_published
     from qdit.workflow.one_row import (
         named_rows,
@@ -102,6 +101,8 @@ def run(
     if AB in (tables or []):
         rows[AB] = ab_runs(loaded)
     if CLAIMS_ROWS in (tables or []):
+        from qdit.report.claims.rows_read import rows_read
+
         rows[CLAIMS_ROWS] = with_replicates(loaded, rows_read(loaded))
     targets = row_targets((run for runs in rows.values() for run in runs), results) if row else tables or []
     command = snakemake_command(targets, layers, cores=cores, folder=Path.cwd(), verbose=verbose, gpus=gpus_for(loaded))
