@@ -79,6 +79,12 @@ def test_no_file_has_a_number_that_is_none(with_equal: Path, profile: dict[str, 
         words = re.sub(r'"data:[^"]*"', "", text) if suffix == ".html" else text
         assert not re.search(r"(?<![a-z])(inf|nan|Infinity)(?![a-z])", words), suffix
     assert "**equal**" in texts[".md"] and r"\textbf{equal}" in texts[".tex"] and "<b>equal</b>" in texts[".html"]
+    note = "“equal”: all samples of the row are those of full precision"
+    assert note in texts[".md"] and note in texts[".html"]
+
+
+def test_without_such_a_row_no_note_explains_the_word(built: dict[str, str]) -> None:
+    assert "“equal”" not in built["table2.md"]
 
 
 def test_two_rows_that_equal_full_precision_are_not_apart() -> None:

@@ -7,12 +7,12 @@ from pathlib import Path
 from qdit import __version__
 from qdit.core.metrics import METRICS, changed
 from qdit.core.metrics_record import FLOW, Status
-from qdit.core.ranking import ranking_metric, why_it_ranks
+from qdit.core.ranking import is_equal, ranking_metric, why_it_ranks
 from qdit.core.run import IMPORTED
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.replicates import COUNT
-from qdit.report.data.rows import Table, describe_protocol, is_measured, is_missing
-from qdit.report.render.display import TIED_MARK
+from qdit.report.data.rows import Table, describe_protocol, is_full_precision, is_measured, is_missing
+from qdit.report.render.display import PERFECT, TIED_MARK
 
 SHORT = 12
 """Number of characters of a digest on a page; the CSV has the whole digest."""
@@ -142,6 +142,8 @@ def _pixel_notes(table: Table) -> Iterable[str]:
             f"PSNR-FP (dB): mean over {of}, to full precision’s of the same noise. Full precision itself has an"
             f" infinite PSNR, so its cell is blank.{similar if 'ssim_fp' in table.metrics else ''}"
         )
+        if any(is_equal(row) and not is_full_precision(row) for row in table.rows):
+            yield f"“{PERFECT}”: all samples of the row are those of full precision, so its PSNR-FP is infinite too."
 
 
 def _method_notes(table: Table) -> Iterable[str]:
