@@ -76,8 +76,9 @@ def leaderboard(profile: Mapping[str, Any], results: Path) -> Table:
             f"Rank: by {ranking_metric().title} among the rows of equal bits in a block. 2–4 means that one row is"
             " certainly better and that two more may be equal: 95 % intervals of all paired differences of these rows,"
             " with Holm’s correction for their number.",
-            "95 %: interval over the images of the run, shifted to the measured value. Two of them may overlap although"
-            " the difference is certain, because all rows share their noise.",
+            "95 %: interval over the images of the run. Its resampled values are shifted to the measured value, except"
+            " for means over images such as PSNR-FP. Two intervals may overlap although the difference is certain,"
+            " because all rows share their noise.",
         ),
         shows_samples=False,
     )

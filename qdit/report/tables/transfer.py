@@ -6,6 +6,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import shown_on
+from qdit.core.ranking import ranking_metric
 from qdit.report.data.allocations import COLUMNS, allocation_cells
 from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
@@ -43,7 +44,8 @@ def transfer(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         figures=kept([_matrix(definition["blocks"], blocks)]),
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the uniform reference size on the same model, form and"
-            " bits; below 1 the allocation is better than uniform there. Home: the allocation was searched there.",
+            " bits; below 1 the allocation is better than uniform there by FD-FP. The sentence at the top"
+            f" counts by {ranking_metric().title}, which can disagree. Home: the allocation was searched there.",
             "Layers correspond by block and role: both mini models have seven blocks of the same widths. All rows round"
             " weights to nearest; random allocations have the same budget.",
         ),
@@ -101,5 +103,5 @@ def _matrix(definitions: list[Mapping[str, Any]], blocks: tuple[Block, ...]) -> 
         values,
         title="FD-FP against that of uniform group sizes",
         about="Rows: where an allocation was searched. Columns: where it is measured."
-        " Below 1 (blue): better than uniform.",
+        " Below 1 (blue): better than uniform by FD-FP.",
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from qdit.core.errors import ConfigError
 from qdit.core.metrics import shown_on
+from qdit.core.ranking import ranking_metric
 from qdit.report.data.faces import face_of_table
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.published import printed_name
@@ -41,7 +42,8 @@ def variants(profile: Mapping[str, Any], name: str, results: Path, published: Pa
         extra=EXTRA,
         remarks=(
             "FD-FP ÷ base: a row’s FD-FP divided by that of the block’s base method at the same bits; above 1 the"
-            " variant is farther from full precision than the base method.",
+            " variant is farther from full precision by FD-FP. The sentence at the top counts by"
+            f" {ranking_metric().title}, which can disagree.",
         ),
     )
 
