@@ -140,7 +140,8 @@ def test_the_first_sentences_count_each_claim_once_and_stand_on_every_page() -> 
     assert "; 1 is without rows that “qdit run claims_rows” makes; 38 are open" in undecided
     assert stay == (
         "3 of the 3 decided claims were judged again with 1 to 2 other random draws (seeds or replicates); 2 of them"
-        " keep their verdict every time. 1 could not be compared with every run, because rows or numbers are missing there."
+        " keep their verdict every time. 1 could not be compared with every run, because rows or numbers are missing"
+        " there."
     )
     page, text = " ".join(claims_page(report).split()), " ".join(text_of(report).split())
     for line in (checkable, decided, stay):

@@ -106,7 +106,8 @@ def with_missing_rows(
 ) -> dict[str, Mapping[str, Verdict]]:
     """Return the verdicts; each that cannot be told names its missing rows and the command that makes them.
 
-    Without a known command only the number of rows is named. `verdicts` are those at the papers' bits, and for a miniature those at W4A4.
+    Without a known command only the number of rows is named. `verdicts` are those at the papers' bits, and for a
+    miniature those at W4A4.
     """
     planned = rows_of_claims(with_overlay(profile), claims)
     advice = command(profile)
