@@ -142,6 +142,11 @@ class Progress:
         return self._clock() - self._begin
 
     @property
+    def finished(self) -> int:
+        """Number of jobs that are finished."""
+        return len(self._finished)
+
+    @property
     def failures(self) -> int:
         """Number of jobs that failed."""
         return len(self._failed)

@@ -63,7 +63,7 @@ class ProgressHandler(logging.Handler):
         self._said: set[str] = set()
         self._drawn = 0
         self._file: logging.Handler | None = None
-        self._calls: Path | None = None
+        self._call: CallRecord | None = None
         self._stop = threading.Event()
         self.interrupted = False
 
@@ -79,7 +79,7 @@ class ProgressHandler(logging.Handler):
         log.parent.mkdir(parents=True, exist_ok=True)
         with self.lock or threading.RLock():
             self._file = logging.FileHandler(log, encoding="utf-8")
-            self._calls = log.with_name("calls.json")
+            self._call = CallRecord(log.with_name("calls.json"))
             self._file.setFormatter(self._original.formatter)
             for record in self._held or []:
                 self._to_file(record)
@@ -158,8 +158,8 @@ class ProgressHandler(logging.Handler):
             self._end_look()
             if self._progress is not None:
                 self._draw() if self._terminal else self._write(plain_line(self._progress, ended=True))
-                if self._calls is not None:
-                    write_call(self._calls, self._progress, stopped=self.interrupted)
+                if self._call is not None:
+                    self._call.write(self._progress, ended=not self.interrupted)
             self._drawn = 0
 
     def close(self) -> None:
@@ -203,6 +203,8 @@ class ProgressHandler(logging.Handler):
             with self.lock or threading.RLock():
                 if self._progress is not None and not self._stop.is_set():
                     self._look(self._progress)
+                    if self._call is not None:
+                        self._call.write_now_and_then(self._progress)
                     self._draw() if self._terminal else self._write(plain_line(self._progress))
 
     def _draw(self) -> None:
@@ -230,14 +232,30 @@ class ProgressHandler(logging.Handler):
         self._stream.flush()
 
 
-def write_call(path: Path, progress: Progress, *, stopped: bool) -> None:
-    """Add this call of the workflow to calls.json: number of jobs, number of failed jobs, wall seconds."""
-    try:
-        earlier = list(read_json(path)) if path.is_file() else []
-    except (QditError, TypeError):
-        earlier = []
-    call = {"jobs": len(progress.jobs), "failed": progress.failures, "seconds": round(progress.seconds, 1)}
-    write_json(path, [*earlier, call | {"stopped": stopped}])
+class CallRecord:
+    """The entry of this call of the workflow in calls.json: jobs, finished and failed jobs, wall seconds.
+
+    It is written again and again during the call. So a call that was killed (SIGKILL) has an entry too; `stopped` is
+    true there, as after Ctrl-C.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._written = path, 0.0
+        try:
+            self._earlier = list(read_json(path)) if path.is_file() else []
+        except (QditError, TypeError):
+            self._earlier = []
+
+    def write(self, progress: Progress, *, ended: bool) -> None:
+        """Write the entry. `ended` says whether the call came to its end."""
+        call = {"jobs": len(progress.jobs), "finished": progress.finished, "failed": progress.failures}
+        self._written = progress.seconds
+        write_json(self._path, [*self._earlier, call | {"seconds": round(self._written, 1), "stopped": not ended}])
+
+    def write_now_and_then(self, progress: Progress) -> None:
+        """Write the entry if it is older than `EVERY` seconds."""
+        if progress.seconds - self._written >= EVERY - TICK:
+            self.write(progress, ended=False)
 
 
 def is_preparation(record: logging.LogRecord) -> bool:

@@ -14,7 +14,7 @@ from qdit.core.run import Run
 from qdit.workflow.profile import load_profile
 from qdit.workflow.progress import ROWS, PlannedJob, Progress, planned_jobs
 from qdit.workflow.progress_findings import Ranked, finding, learned_labels, names_of, ranked
-from qdit.workflow.progress_log import ProgressHandler
+from qdit.workflow.progress_log import CallRecord, ProgressHandler
 from qdit.workflow.progress_text import duration, failure_line, plain_line, table_done_line, table_line
 from tests.workflow.graph import GraphJob
 
@@ -355,6 +355,23 @@ def test_a_row_of_no_table_is_counted_without_a_finding(original: logging.Handle
     handler.finish()
     handler.close()
     assert "qdit: 1 of 1 rows" in stream.getvalue()
+
+
+def test_a_killed_call_has_a_record_too(progress: Progress, clock: Clock, tmp_path: Path) -> None:
+    path = tmp_path / "calls.json"
+    killed = CallRecord(path)
+    finish(progress, clock, 10, 10)
+    killed.write_now_and_then(progress)
+    assert not path.exists()
+    finish(progress, clock, 11, 31)
+    killed.write_now_and_then(progress)
+    clock.now += 5
+    killed.write_now_and_then(progress)  # too early; then SIGKILL
+    first = {"jobs": 6, "finished": 2, "failed": 0, "seconds": 41.0, "stopped": True}
+    assert json.loads(path.read_text(encoding="utf-8")) == [first]
+    CallRecord(path).write(progress, ended=True)
+    second = first | {"seconds": 46.0, "stopped": False}
+    assert json.loads(path.read_text(encoding="utf-8")) == [first, second]
 
 
 def test_a_line_of_a_table(progress: Progress) -> None:

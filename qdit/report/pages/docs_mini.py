@@ -200,7 +200,7 @@ def facts_of(profile: Profile, results: Path, records: Mapping[Run, MetricsRecor
 
 def times_page(facts: Mapping[str, Any], tables: str) -> str:
     """Write the page with the times of the run, as Markdown."""
-    calls = [f"- {call['jobs']} jobs in {call['seconds'] / 60:.1f} minutes" for call in facts["calls"]]
+    calls = [f"- {_call_text(call)}" for call in facts["calls"]]
     return (
         "# Times of this run\n\n"
         f"Commit {facts['commit']} on {facts['processor']}, {facts['cores']} cores, {facts['system']};"
@@ -208,6 +208,14 @@ def times_page(facts: Mapping[str, Any], tables: str) -> str:
         + "".join(f"{line}\n" for line in ["Calls of the workflow that made it, in their order:", "", *calls, ""])
         + f"Seconds of single-threaded jobs (`qdit times`):\n\n{tables}"
     )
+
+
+def _call_text(call: Mapping[str, Any]) -> str:
+    """Write what a call of the workflow did, and whether it was stopped before its end."""
+    minutes = f"{call['seconds'] / 60:.1f} minutes"
+    if not call["stopped"]:
+        return f"{call['jobs']} jobs in {minutes}"
+    return f"{call.get('finished', 'some')} of {call['jobs']} jobs in {minutes}, then stopped"
 
 
 def readme_table(csv: Path) -> str:
