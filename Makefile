@@ -26,10 +26,10 @@ help: ## show this help
 reproduce: $(INSTALLED) ## install, run the whole workflow, print where tables and report are
 	@$(BIN)/qdit run
 
-test: $(INSTALLED) ## install, run all tests and checks of the code; MARKERS="not slow": whole workflows and types too
+test: $(INSTALLED) ## install, run the usual tests and checks; MARKERS="not slow": also whole workflows, kills, compilers and types
 	$(PYTEST) -m "$(MARKERS)"
 
-test-slow: $(INSTALLED) ## the same and the tests that take minutes
+test-slow: $(INSTALLED) ## install, run all tests, also those that take minutes
 	$(PYTEST) -m ""
 
 install: $(INSTALLED) ## only install the locked packages into .venv; CPU=1: without what only GPUs need

@@ -74,12 +74,25 @@ def command_server(sources: Path) -> str:
     command = [str(SERVER), "serve", str(address), str(sources)]
     streams = [str(folder / name) for name in ("output", "errors")]
     order = {"command": command, "folder": str(sources), "environment": {**os.environ, **ONE_THREAD}}
-    _ordered(order | {"streams": streams, "input": str(standard_input)}, SERVED)
-    until = time.monotonic() + 120
-    while not address.exists():
-        assert time.monotonic() < until, Path(streams[1]).read_text(encoding="utf-8")
-        time.sleep(0.01)
+    process = _ordered(order | {"streams": streams, "input": str(standard_input)}, SERVED)
+    assert process is not None
+    _wait_until_it_listens(address, process, errors=Path(streams[1]))
     return str(address)
+
+
+def _wait_until_it_listens(address: Path, process: int, *, errors: Path) -> None:
+    """Wait for the socket of a server; fails with the server's message if the server ends, or after two minutes."""
+    errors.touch()  # the server may end before it opens its streams
+    ended = os.pidfd_open(process)
+    try:
+        until = time.monotonic() + 120
+        while not address.exists():
+            has_ended, _, _ = select.select([ended], [], [], 0.01)
+            if has_ended or time.monotonic() > until:
+                how = "ended" if has_ended else "did not listen in two minutes"
+                raise RuntimeError(f"the command server {how}: {errors.read_text(encoding='utf-8')}")
+    finally:
+        os.close(ended)
 
 
 def python(
@@ -111,12 +124,12 @@ def answer(
 
 
 def _ordered(order: dict[str, object], packages: tuple[str, ...]) -> int | None:
-    """The exit code of an order; 0 where the order has an input and goes on, None where its time was over."""
+    """The exit code of an order, None where its time was over. With an input the order goes on: then its process."""
     orders, answers = _server(packages)
     orders.write(json.dumps(order) + "\n")
     orders.flush()
-    code: int | None = json.loads(answers.readline())
-    return code
+    number: int | None = json.loads(answers.readline())
+    return number
 
 
 @cache
@@ -150,7 +163,7 @@ def serve(packages: Sequence[str]) -> list[str]:
         if (child := os.fork()) == 0:
             return become(order)
         if "input" in order:  # it goes on as long as its input is open
-            print(0, flush=True)
+            print(child, flush=True)
             continue
         ended = os.pidfd_open(child)
         in_time, _, _ = select.select([ended], [], [], order["timeout"])
@@ -168,6 +181,7 @@ def become(order: dict[str, object]) -> list[str]:
     others = [path for path in sys.path[1:] if path not in own_paths()]
     os.environ.clear()
     os.environ.update(order["environment"])
+    tempfile.tempdir = None  # TMPDIR is of the order
     sys.path[1:] = [*own_paths(), *others]
     for number, path in enumerate([order.get("input", os.devnull), *order["streams"]]):
         stream = os.open(path, os.O_RDONLY if number == 0 else os.O_WRONLY | os.O_CREAT)

@@ -89,7 +89,7 @@ STEPS, _ = triton_transform.encoded(
 )
 
 
-# Ten seconds each: for the other generations the fast tests compile the same kernels without steps and branch.
+# Ten seconds each: for the other generations the tests of CI compile the same kernels without steps and branch.
 @pytest.mark.ci
 @pytest.mark.parametrize("capability", [90, *(pytest.param(n, marks=pytest.mark.slow) for n in (80, 100, 120))])
 def test_transforms_and_branches_compile_for_every_generation(capability):

@@ -81,19 +81,23 @@ def make_wide_profile() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def strips_are_encoded_once() -> Iterator[None]:
-    """Most tests show the samples of the same runs; PNG files of equal pixels are equal, and take a third of a page."""
-    encode, files = sheets.png, dict[tuple[str, tuple[int, int], bytes], bytes]()
+def strips_are_encoded_once() -> Iterator[Callable[[Image.Image], bytes]]:
+    """Most tests show the samples of the same runs; PNG files of equal images are equal, and take a third of a page.
+
+    The value is the encoder itself, for tests of what it makes.
+    """
+    encode, files = sheets.png, dict[tuple[Any, ...], bytes]()
 
     def png(image: Image.Image) -> bytes:
-        key = image.mode, image.size, hashlib.sha256(image.tobytes()).digest()
+        pixels = hashlib.sha256(image.tobytes()).digest()
+        key = image.mode, image.size, pixels, tuple(image.getpalette() or ()), repr(sorted(image.info.items()))
         if key not in files:
             files[key] = encode(image)
         return files[key]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sheets, "png", png)
-        yield
+        yield encode
 
 
 @pytest.fixture

@@ -5,12 +5,14 @@ import json
 import re
 import shutil
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from qdit.bench.gpu_goals import GOALS
 from qdit.core.errors import DataError
@@ -24,6 +26,7 @@ from qdit.report.pages.run_report import LIMIT, build_index, index_text, load_in
 from qdit.report.pages.run_report_data import Index
 from qdit.report.pages.run_report_page import SECTIONS
 from qdit.report.pages.searches_report import study_grid
+from qdit.report.render import sheets
 from qdit.report.render.gallery import gallery
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs
@@ -112,7 +115,14 @@ def test_the_face_stands_first_in_what_stays_visible_and_last(page: Page, profil
     assert page.words.index(profile["face"]) < page.words.index("What held") and page.words.endswith(profile["face"])
 
 
-def test_equal_results_give_equal_bytes(results: Path, profile: dict[str, Any], tmp_path: Path) -> None:
+def test_equal_results_give_equal_bytes(
+    results: Path,
+    profile: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    strips_are_encoded_once: Callable[[Image.Image], bytes],
+) -> None:
+    monkeypatch.setattr(sheets, "png", strips_are_encoded_once)  # each page with its own encoding
     moved = shutil.copytree(results.parent, tmp_path / "elsewhere" / "results") / "mini"
     assert index_text(load_index(profile, results)) == index_text(load_index(profile, moved))
 

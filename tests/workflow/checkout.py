@@ -1,5 +1,6 @@
 """A copy of the repository in which the workflow runs and whose files tests may change."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from tests.preloaded import EXECUTABLE, snakemake
 
@@ -44,15 +46,17 @@ class Checkout:
         overlays: tuple[str, ...] = OVERLAYS,
         code: int = 0,
         minutes: float = 10,
-        own_server: bool = False,
+        own_server: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run Snakemake; fails unless it exits with `code`, or after so many minutes.
 
-        Its jobs are children of a command server that all runs of this checkout use, or of its own one.
+        Its jobs are children of a command server that all runs of this checkout use, or of its own one, whose socket is
+        then in the folder `own_server` for temporary files.
         """
         command = self.command(*arguments, overlays=overlays)
-        alone = own_server or "--dry-run" in arguments
-        done = snakemake(command[1:], self.root, server="own" if alone else "shared", timeout=60 * minutes)
+        environment = os.environ | ({"TMPDIR": str(own_server)} if own_server else {})
+        server: Literal["own", "shared"] = "own" if own_server or "--dry-run" in arguments else "shared"
+        done = snakemake(command[1:], self.root, server=server, environment=environment, timeout=60 * minutes)
         assert done.returncode == code, (
             f"{' '.join(command)}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         )

@@ -13,7 +13,7 @@ SPECIAL_TABLES = ("transfer", "integer", "differences")
 
 @pytest.fixture(scope="session")
 def checkout(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """The copy, after an undisturbed run. A run with a command server of its own is in test_odd_paths.py."""
+    """The copy, after an undisturbed run on a shared command server. A run with its own one is in test_odd_paths.py."""
     copy = Checkout(copied(repository, tmp_path_factory.mktemp("workflow")))
     done = copy.snakemake("--cores", "2")
     return Checkout(copy.root, done.stdout)
