@@ -166,7 +166,7 @@ def survival_text(comparisons: Sequence[Comparison], verdicts: Mapping[str, Verd
     first = (
         f"{len(among)} of the {len(decided)} verdicts decided {bits} were compared with other draws of their rows;"
         f" {whole} of them {'stays' if whole == 1 else 'stay'} the same"
-        + (f" in each of {len(comparisons)} comparisons." if len(comparisons) > 1 else ".")
+        + (" in every comparison that has their rows." if len(comparisons) > 1 else ".")
     )
     return [first, *(comparison.text for comparison in comparisons)]
 
