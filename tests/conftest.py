@@ -5,7 +5,6 @@ that need the checkout in which the workflow has run (`tests/workflow/conftest.p
 """
 
 import gc
-import os
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -51,10 +50,10 @@ def repository() -> Path:
 
 
 @pytest.fixture(scope="session")
-def folder_of_the_call(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_of_the_call(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that all processes of a call of pytest share."""
     folder = tmp_path_factory.getbasetemp()
-    return folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder
+    return folder.parent if hasattr(request.config, "workerinput") else folder
 
 
 @pytest.fixture(autouse=True)

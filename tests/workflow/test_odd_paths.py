@@ -36,9 +36,8 @@ def processes_with(word: str) -> list[psutil.Process]:
     return [process for process in psutil.process_iter(["cmdline"]) if word in " ".join(process.info["cmdline"] or ())]
 
 
-def test_a_job_runs_on_the_own_server_of_its_run_under_any_path_without_braces(
-    repository: Path, tmp_path: Path
-) -> None:
+def test_a_job_runs_under_any_path_without_braces(repository: Path, tmp_path: Path) -> None:
+    """The job runs on the command server of its own run."""
     copy = Checkout(copied(repository, tmp_path / "$HOME 'b' \"c\" `id` ;& *"))
     if hasattr(os, "pidfd_open"):  # elsewhere each job runs by itself
         (copy.root / "qdit" / "__main__.py").write_text(ONLY_ON_A_SERVER, encoding="utf-8")

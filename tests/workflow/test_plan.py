@@ -41,7 +41,6 @@ def test_touched_sources_never_plan_training(checkout: Checkout) -> None:
     assert {"train_dit", "train_classifier"} <= {job.rule for job in checkout.plan("training")}
 
 
-@pytest.mark.ci
 def test_more_images_keep_the_calibration_and_the_checkpoints(checkout: Checkout, tmp_path: Path) -> None:
     overlay = tmp_path / "more.yaml"
     overlay.write_text("sampling: {images: 128}\n", encoding="utf-8")

@@ -79,8 +79,10 @@ def kill_during(command: list[str], root: Path, chunks: Path) -> None:
             time.sleep(0.001)
         assert running.poll() is None, "ended before it could be killed"
         program = psutil.Process(running.pid)
-        for process in [program, *program.children(recursive=True)]:
+        processes = [program, *program.children(recursive=True)]
+        for process in processes:
             process.kill()
+        psutil.wait_procs(processes, timeout=30)  # until then, they may still write
 
 
 @dataclass(frozen=True)

@@ -50,10 +50,13 @@ def not_cloned(folder: str, names: list[str]) -> set[str]:
 
 
 def run(command: str, root: Path) -> str:
-    """Run a command as a user does who has installed this copy; fails unless it succeeds.
+    """Run a command as if this copy were installed; fails unless it succeeds.
 
-    Python's programs are children of processes that have their packages imported (tests/preloaded.py).
+    No shell runs it, so it must not have characters that a shell changes. Python's programs are children of processes
+    that have their packages imported (tests/preloaded.py).
     """
+    changed = set(command) & set("|&;<>()$`\\*?[]{}#~!")
+    assert not changed, f"{DOCUMENT}: {command}: a shell changes {sorted(changed)}; this test calls no shell"
     environment = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(root),
