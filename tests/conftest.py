@@ -33,6 +33,8 @@ LONGEST = (
     "tests/workflow/test_methods.py",
     "tests/workflow/test_one_row.py",
     "tests/search/test_run.py",
+    "tests/workflow/test_odd_paths.py",
+    "tests/test_preloaded.py",
     "tests/workflow/test_pipelines_plan.py",
     "tests/workflow/test_one_loader.py",
     "tests/workflow/test_latent_video.py",
