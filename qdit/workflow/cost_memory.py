@@ -79,7 +79,7 @@ class Sizes:
         return max(self.take(MLP_PASS), self.take(ATTENTION_PASS) if scope == "own" else 0.0)
 
     def take(self, counts: tuple[float, float]) -> float:
-        """Return the bytes of `counts` = (number of X, number of P)."""
+        """Return the bytes of `counts` = (how many times `tokens` bytes, how many times `probabilities` bytes)."""
         return counts[0] * self.tokens + counts[1] * self.probabilities
 
 
