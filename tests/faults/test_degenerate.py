@@ -120,9 +120,9 @@ def degenerate(family: str) -> Network:
 @pytest.mark.parametrize("family", DATA)
 @pytest.mark.parametrize("method", METHODS)
 def test_degenerate_layers_stop_no_method(family: str, method: str) -> None:
-    found = quantized(family, method, degenerate(family), "common")
+    attempt = quantized(family, method, degenerate(family), "common")
     with torch.inference_mode():
-        assert found.model(*INPUTS[family]()).isfinite().all()
+        assert attempt.model(*INPUTS[family]()).isfinite().all()
 
 
 def zero_channel(block: Any) -> None:
@@ -162,9 +162,9 @@ def silent_text(block: Any) -> None:
 @pytest.mark.parametrize("method", ["repq-vit", "ptq4dit", "q-dit"])  # folding, salience, groups with GPTQ
 def test_clips_of_a_degenerate_layer_stay_near_full_precision(method: str, edit: Callable[[Any], None]) -> None:
     model = broken("video", edit)
-    found = quantized("video", method, model, "common")
+    attempt = quantized("video", method, model, "common")
     with torch.inference_mode():
-        expected, outcome = model(*INPUTS["video"]()), found.model(*INPUTS["video"]())
+        expected, outcome = model(*INPUTS["video"]()), attempt.model(*INPUTS["video"]())
     assert (outcome - expected).norm() < 0.3 * expected.norm()
 
 

@@ -9,7 +9,7 @@ from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, Verdict, load_claims
 from qdit.report.claims.damage import at_damage
 from qdit.report.claims.report import Report, damaged_name, load_report
-from qdit.report.claims.rows_read import NOWHERE, OVERLAY, command, rows_of_claims, rows_read
+from qdit.report.claims.rows_read import NO_RESULTS, OVERLAY, command, rows_of_claims, rows_read
 from qdit.report.claims.sources import Measured
 from qdit.report.claims.summary import first_sentences, standing
 from qdit.report.claims.survival import Comparison
@@ -57,7 +57,7 @@ def test_every_claim_of_a_miniature_reads_rows_that_exist(mini: dict[str, Any]) 
 
 def test_group_size_128_of_table_6_is_found_at_w4a4_too(mini: dict[str, Any]) -> None:
     """The paper prints W4A8 alone, so the row at W4A4 has no printed row beside it."""
-    rows = Measured(at_damage(mini), NOWHERE).rows("table6")
+    rows = Measured(at_damage(mini), NO_RESULTS).rows("table6")
     assert {keys[0] for keys in rows} >= {"uniform", "ilp", "hessian", "evolution"}
     assert rows[("uniform",)]["key"] == Run(PLAIN, "natural", "rtn-g16-dynamic", "w4a4", "common")
 

@@ -23,7 +23,7 @@ from qdit.workflow.targets import CLAIMS_ROWS
 
 OVERLAY = "mini-damage"
 """Overlay of config/mini.yaml, by name, with the rows that only claims read."""
-NOWHERE = Path("results", "of-no-run")
+NO_RESULTS = Path("results", "of-no-run")
 """A folder of results that no run has, so that no file is read."""
 
 
@@ -33,7 +33,9 @@ class Planned(Measured):
     `known` are the rows of all tables. At W4A4 the other rows of the rewritten tables are not planned.
     """
 
-    def __init__(self, profile: Mapping[str, Any], results: Path = NOWHERE, *, known: frozenset[Run], **options: Any):
+    def __init__(
+        self, profile: Mapping[str, Any], results: Path = NO_RESULTS, *, known: frozenset[Run], **options: Any
+    ):
         super().__init__(profile, results, **options)
         self.known = known
 

@@ -133,23 +133,23 @@ def standing(report: Report) -> Standing:
 
 def first_sentences(report: Report) -> list[str]:
     """Write the first sentences of every page about claims: how many claims are decided, and how many verdicts stay."""
-    found = standing(report)
-    checkable = f"{found.checked} of the {len(report.claims.claims)} claims can be checked; the others are only quoted."
-    if found.constructed:
-        count = len(found.constructed)
+    state = standing(report)
+    checkable = f"{state.checked} of the {len(report.claims.claims)} claims can be checked; the others are only quoted."
+    if state.constructed:
+        count = len(state.constructed)
         verb = "is" if count == 1 else "are"
-        checkable += f" {count} of the {found.checked} {verb} by construction, which is no evidence."
-    rest = found.checked - len(found.constructed)
+        checkable += f" {count} of the {state.checked} {verb} by construction, which is no evidence."
+    rest = state.checked - len(state.constructed)
     where = " at the papers’ bits" if report.miniature else ""
-    decided = f"Of the {'other ' if found.constructed else ''}{rest} claims, the runs of profile {report.profile}"
-    decided += f" decide {len(found.at_papers_bits)}{where}{_split(report, report.profile, found.at_papers_bits)}"
+    decided = f"Of the {'other ' if state.constructed else ''}{rest} claims, the runs of profile {report.profile}"
+    decided += f" decide {len(state.at_papers_bits)}{where}{_split(report, report.profile, state.at_papers_bits)}"
     if report.miniature:
         damaged = damaged_name(report.profile)
-        decided += f" and {len(found.at_damage)} more only at {BITS.upper()}{_split(report, damaged, found.at_damage)}"
-    decided += f"; {found.undecided} cannot be told."
+        decided += f" and {len(state.at_damage)} more only at {BITS.upper()}{_split(report, damaged, state.at_damage)}"
+    decided += f"; {state.undecided} cannot be told."
     if report.miniature:
         decided += f" A verdict at {BITS.upper()} is not a verdict on the paper."
-    return [*filter(None, (checkable, decided, _why_undecided(report, found), _stay(report, found)))]
+    return [*filter(None, (checkable, decided, _why_undecided(report, state), _stay(report, state)))]
 
 
 def _split(report: Report, source: str, claims: tuple[str, ...]) -> str:
@@ -159,24 +159,24 @@ def _split(report: Report, source: str, claims: tuple[str, ...]) -> str:
     return f" ({', '.join(said)})" if said else ""
 
 
-def _why_undecided(report: Report, found: Standing) -> str:
+def _why_undecided(report: Report, state: Standing) -> str:
     makes = f"“{report.command}” makes" if report.command else "they read"
     reasons = {
-        "about a number of the paper’s own model, which no miniature can measure": len(found.numbers),
-        f"without rows that {makes}": len(found.lacking),
-        "open because a difference can be chance, or for a reason that the list below gives": len(found.open),
+        "about a number of the paper’s own model, which no miniature can measure": len(state.numbers),
+        f"without rows that {makes}": len(state.lacking),
+        "open because a difference can be chance, or for a reason that the list below gives": len(state.open),
     }
     said = [f"{count} {'is' if count == 1 else 'are'} {reason}" for reason, count in reasons.items() if count]
-    return f"Of the {found.undecided} claims that cannot be told, {'; '.join(said)}." if said else ""
+    return f"Of the {state.undecided} claims that cannot be told, {'; '.join(said)}." if said else ""
 
 
-def _stay(report: Report, found: Standing) -> str:
+def _stay(report: Report, state: Standing) -> str:
     """How many of the decided claims were judged again with other draws, and how many verdicts stayed every time.
 
     Empty if there are no other draws.
     """
-    sources = dict.fromkeys(found.at_papers_bits, report.profile)
-    sources |= dict.fromkeys(found.at_damage, damaged_name(report.profile))
+    sources = dict.fromkeys(state.at_papers_bits, report.profile)
+    sources |= dict.fromkeys(state.at_damage, damaged_name(report.profile))
     counted = [agreement(report.survival.get(source, ()), claim) for claim, source in sources.items()]
     again = [count for count in counted if count.compared]
     if not again:

@@ -66,8 +66,8 @@ class Axis:
         """
         if self.logarithmic and value <= 0:
             return 0.0
-        place = math.log10(value) if self.logarithmic else value
-        return min(max((place - self.low) / (self.high - self.low), 0.0), 1.0)
+        on_axis = math.log10(value) if self.logarithmic else value
+        return min(max((on_axis - self.low) / (self.high - self.low), 0.0), 1.0)
 
     def ticks(self, room: int) -> list[float]:
         """Return the values of the ticks: every tick, or every second, third, … if there is no room for more."""

@@ -55,6 +55,6 @@ def test_short_training_repeats_itself_to_the_byte(tmp_path):
 def test_the_shipped_instruments_are_accurate_on_held_out_digits():
     stated = load_tensors(SHIPPED)[1]["held_out_accuracy"]
     assert {name: stated[name] for name, floor in FLOORS.items() if stated[name] < floor} == {}
-    found = held_out_accuracy(load_observer(SHIPPED).network, held_out_clips(120))
+    accuracy = held_out_accuracy(load_observer(SHIPPED).network, held_out_clips(120))
     for name in FLOORS:
-        assert found[name] == pytest.approx(stated[name], abs=0.05), name
+        assert accuracy[name] == pytest.approx(stated[name], abs=0.05), name

@@ -60,34 +60,38 @@ def made(tmp_path_factory):
 def evaluated(made, out, *, own="own", **changes):
     name = RunName(setting="a", model="b", form="natural", label="c")
     each = changes.pop("clips_per_prompt", 2)
-    given = {"fp_samples": made / "full" / "samples", "resamples": 20, **changes}
-    job = EvaluateJob(made / own / "samples", made / own, out, name, **given)
+    arguments = {"fp_samples": made / "full" / "samples", "resamples": 20, **changes}
+    job = EvaluateJob(made / own / "samples", made / own, out, name, **arguments)
     evaluate_clips(job, MiniVBench(PROMPTS, each, made / "instruments.safetensors"))
     return read_json(out)
 
 
 def test_metrics_are_the_scores_of_the_suite_and_the_paired_distance(made, tmp_path):
-    found = evaluated(made, tmp_path / "metrics.json", resamples=200)
+    record = evaluated(made, tmp_path / "metrics.json", resamples=200)
     dimensions = {"background_consistency", "scene", "human_action"}
-    assert set(found["metrics"]) == {*dimensions, "mfvd", "fd_fp", "mse_fp", *OTHER_PAIRED}
-    assert set(found["intervals"]) == set(found["metrics"])
-    assert all(low - 1e-9 <= found["metrics"][name] <= high + 1e-9 for name, (low, high) in found["intervals"].items())
-    assert found["metrics"]["fd_fp"] > 0 and found["size"]["paper_mb"] > 0 < found["protocol"]["clip_flops"]
+    assert set(record["metrics"]) == {*dimensions, "mfvd", "fd_fp", "mse_fp", *OTHER_PAIRED}
+    assert set(record["intervals"]) == set(record["metrics"])
+    assert all(
+        low - 1e-9 <= record["metrics"][name] <= high + 1e-9 for name, (low, high) in record["intervals"].items()
+    )
+    assert record["metrics"]["fd_fp"] > 0 and record["size"]["paper_mb"] > 0 < record["protocol"]["clip_flops"]
     kept = read_resamples(tmp_path)
     assert (
-        kept is not None and set(kept.values) == set(found["metrics"]) and kept.pairing == found["bootstrap"]["pairing"]
+        kept is not None
+        and set(kept.values) == set(record["metrics"])
+        and kept.pairing == record["bootstrap"]["pairing"]
     )
     own, full = (read_clips(made / name / "samples", clips=4).frames.numpy() / 255 for name in ("own", "full"))
-    assert found["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
+    assert record["metrics"]["mse_fp"] == pytest.approx(float(np.mean((own - full) ** 2)))
     same = ssim_per_image(
         *((of * 255).round().swapaxes(1, 2).reshape(-1, 3, 16, 16).astype(np.uint8) for of in (own, full))
     )
-    assert found["metrics"]["ssim_fp"] == pytest.approx(same.mean()) and found["paired"] == {"ssim_window": 11}
-    assert found["metrics"]["mind_fp"] > 0
-    assert found["run"]["method"] == "rtn" and found["run"]["label"] == "c"
-    assert found["protocol"]["evaluator"]["name"] == "mini-VBench (moving digits)"
-    assert found["protocol"]["images"] == 4 and found["protocol"]["prompts"]["count"] == 2
-    assert set(found["real_clips"]) == dimensions
+    assert record["metrics"]["ssim_fp"] == pytest.approx(same.mean()) and record["paired"] == {"ssim_window": 11}
+    assert record["metrics"]["mind_fp"] > 0
+    assert record["run"]["method"] == "rtn" and record["run"]["label"] == "c"
+    assert record["protocol"]["evaluator"]["name"] == "mini-VBench (moving digits)"
+    assert record["protocol"]["images"] == 4 and record["protocol"]["prompts"]["count"] == 2
+    assert set(record["real_clips"]) == dimensions
 
 
 def test_full_precision_is_at_distance_zero_from_itself(made, tmp_path):
