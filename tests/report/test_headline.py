@@ -11,6 +11,7 @@ import pytest
 from qdit.core.errors import DataError
 from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
+from qdit.report.data.rows import samples_word
 from qdit.report.data.standings import BEST, FIRST, TIED, WORSE, contests, standings
 from qdit.report.pages.build import build_table
 from qdit.report.pages.leaderboard import board_headline, leaderboard
@@ -116,3 +117,10 @@ def test_the_leaderboard_counts_first_places_and_gives_names_people_read(
     assert names["rtn-g16-dynamic"] == "RTN, groups of 16, dynamic"
     assert names["ptq4dit-no-csb"] == "PTQ4DiT: without salience balancing" and names["q-dit"] == "Q-DiT"
     assert progress_text(board) == ""
+
+
+def test_samples_are_named_by_the_rows() -> None:
+    """The leaderboard has rows of images and rows of clips; each block is named by its own rows."""
+    images, clips, absent = {"images": 512, "prompts": None}, {"images": 126, "prompts": 63}, {"images": None}
+    assert samples_word([images, absent]) == "image" and samples_word([clips, absent]) == "clip"
+    assert samples_word([images, clips]) == "sample" and samples_word([absent]) == "image"

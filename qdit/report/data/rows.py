@@ -1,6 +1,6 @@
 """The data of a table: blocks of rows, the columns of the CSV file, and differences to full precision."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -303,6 +303,12 @@ def is_measured(row: Row) -> bool:
 def is_missing(row: Row) -> bool:
     """Return whether the row should have numbers but has none: its run is missing, failed or unsupported."""
     return row["state"] not in (Status.OK, Status.NOT_RUN)
+
+
+def samples_word(rows: Iterable[Row]) -> str:
+    """Return what measured rows are made of: `image` or `clip`; `sample` if some are of images and some of clips."""
+    of_clips = {row.get("prompts") is not None for row in rows if row.get("images") is not None}
+    return "sample" if len(of_clips) == 2 else "clip" if True in of_clips else "image"
 
 
 def is_full_precision(row: Row) -> bool:

@@ -12,7 +12,7 @@ from qdit.core.metrics_record import Status
 from qdit.core.ranking import damage_of, ranking_metric, value_text, why_it_ranks
 from qdit.report.data.compare_rows import difference
 from qdit.report.data.metrics_json import Row
-from qdit.report.data.rows import Table, is_measured
+from qdit.report.data.rows import Table, is_measured, samples_word
 from qdit.report.data.standings import Agreement, Contest, contests, short_name
 
 PREFERRED = "W4A8"
@@ -143,7 +143,8 @@ def _order(agreement: Agreement | None, *, printed: bool) -> Iterable[tuple[str,
 def _because(table: Table, contest: Contest) -> Iterable[str]:
     """Sentences after the headline: which numbers it uses, and its limits."""
     agreement = contest.agreement()
-    unit = f"{contest.first.get('images')} {table.samples_are}s" if contest.first.get("images") else "samples"
+    count = contest.first.get("images")
+    unit = f"{count} {samples_word(contest.rows)}s" if count else "samples"
     yield (
         f"{contest.block.title}, {unit} a row. {ranking_metric().reading}"
         + (" The paper’s order is that of its FID." if agreement else "")

@@ -11,7 +11,7 @@ from qdit.core.ranking import is_equal, ranking_metric, why_it_ranks
 from qdit.core.run import IMPORTED
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.replicates import COUNT
-from qdit.report.data.rows import Table, describe_protocol, is_full_precision, is_measured, is_missing
+from qdit.report.data.rows import Table, describe_protocol, is_full_precision, is_measured, is_missing, samples_word
 from qdit.report.render.display import PERFECT, TIED_MARK
 
 SHORT = 12
@@ -122,7 +122,7 @@ def _samples_behind(table: Table) -> Iterable[str]:
             columns_by_count.setdefault(text, []).append(metric.title)
     if columns_by_count:
         counts_text = "; ".join(f"{', '.join(titles)}: {count}" for count, titles in columns_by_count.items())
-        yield f"{table.samples_are.capitalize()}s behind each number of a column: {counts_text}."
+        yield f"{samples_word(table.rows).capitalize()}s behind each number of a column: {counts_text}."
 
 
 def _pixel_notes(table: Table) -> Iterable[str]:
