@@ -1,6 +1,6 @@
 # Weights → calibration data → quantized checkpoint → sample chunks → metrics → tables → claims.
 # Targets: all (the default), every table of the profile by its name (also opt-in tables), claims_rows, training,
-# training_fashion, search_study, power_study and outliers.
+# training_fashion, search_study, power_study, outliers and outliers_fashion.
 # Another profile or an overlay: snakemake --configfile FILE.
 from pathlib import Path
 

@@ -69,24 +69,44 @@ rule power_study:
         " --figure {params.figure:q} > {log} 2>&1"
 
 
-# Opt-in: how a DiT becomes hard to quantize (docs/outliers.md), over the snapshots of the training of dit-fashion. It
-# needs data/fashion-mnist, like the training.
-rule outliers:
+# Opt-in: how a DiT becomes hard to quantize (docs/outliers-dit-*.md), over snapshots of its training. `outliers` is of the
+# digits. `outliers_fashion` is of clothes, and needs data/fashion-mnist, like the training.
+STUDIED = {
+    "dit-digits": [1, 64, 128, 256, 512, 1024, 2000, 3000, 4000, 6000, 8000],
+    "dit-fashion": [1, 64, 128, 256, 512, 1024, 2000, 4000, 6000, 8000, 10000],
+}
+
+
+rule study_outliers:
     input:
-        "<results>/training/dit-fashion/done",
+        "<results>/training/{model}/done",
     output:
-        touch("<results>/outliers/done"),
+        touch("<results>/outliers/{model}/done"),
     log:
-        "<results>/logs/outliers.log",
+        "<results>/logs/outliers-{model}.log",
+    wildcard_constraints:
+        model="|".join(STUDIED),
     conda:
         ENVIRONMENT
     threads: 1
     params:
         code=code_digest("qdit.mini.outliers", "qdit.mini.outliers_page"),
         snapshots=lambda w, input: str(Path(input[0]).parent / "snapshots"),
-        study=repository("results/studies/outliers-dit-fashion.json"),
-        page=repository("docs/outliers.md"),
-        figure=repository("docs/images/outliers.svg"),
+        at=lambda w: [f"--at {iteration}" for iteration in STUDIED[w.model]],
+        study=repository("results/studies/outliers-{model}.json"),
+        page=repository("docs/outliers-{model}.md"),
+        figure=repository("docs/images/outliers-{model}.svg"),
     shell:
-        "qdit bench outliers {params.snapshots:q} --out {params.study:q} --page {params.page:q}"
-        " --figure {params.figure:q} > {log} 2>&1"
+        "qdit bench outliers {params.snapshots:q} --model {wildcards.model} {params.at}"
+        " --method rtn --method ptq4dit --method q-dit"
+        " --out {params.study:q} --page {params.page:q} --figure {params.figure:q} > {log} 2>&1"
+
+
+rule outliers:
+    input:
+        expand(rules.study_outliers.output, model="dit-digits"),
+
+
+rule outliers_fashion:
+    input:
+        expand(rules.study_outliers.output, model="dit-fashion"),

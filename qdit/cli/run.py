@@ -15,8 +15,9 @@ def run(
     tables: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Tables to make, or other targets: all, ab, claims_rows, figures, training, search_study,"
-            " bench_kernels, bench_sampling, bench_memory, bench_ranges. Default: all."
+            help="Tables to make, or other targets: all, ab, claims_rows, figures, training, training_fashion,"
+            " search_study, power_study, outliers, outliers_fashion, bench_kernels, bench_sampling, bench_memory,"
+            " bench_ranges. Default: all."
         ),
     ] = None,
     profile: Profile = MINI,

@@ -24,7 +24,8 @@ def train_dit(
     """Train a mini DiT on digits or on clothes.
 
     The training takes about 25 minutes on one core, dit-fashion four hours. A stopped training continues. dit-fashion
-    learns from the photographs that `qdit data fashion-mnist` gets; it also writes snapshots of its weights.
+    learns from the photographs that `qdit data fashion-mnist` gets. dit-digits and dit-fashion also write snapshots of
+    their weights, for `qdit bench outliers`.
 
     \b
     Examples:

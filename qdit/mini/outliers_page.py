@@ -22,9 +22,9 @@ def write_page(study: Mapping[str, Any], page: Path, figure: Path) -> None:
 def page_text(study: Mapping[str, Any], figure: Path) -> str:
     """The whole page as Markdown."""
     plan, snapshots = study["plan"], study["snapshots"]
-    methods = " and ".join(PRINTED[name] for name in plan["methods"])
+    methods = listed([PRINTED[name] for name in plan["methods"]])
     lines = [
-        "# How a DiT becomes hard to quantize",
+        f"# How a DiT becomes hard to quantize: {study['noun']}s",
         "",
         "> Words such as *salience*, *FD-FP* and *paired metric*: [glossary](glossary.md)",
         "",
@@ -50,7 +50,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
         *summary(study),
         "",
-        "[The miniature](miniature.md#the-third-model-photographs-of-clothes) says what follows from this.",
+        "[The miniature](miniature.md#how-a-model-becomes-hard-to-quantize) says what follows from this.",
         "",
         "## Outliers",
         "",
@@ -63,7 +63,7 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "The first number of a cell is PSNR-FP in dB; more is better. FD-FP stands in brackets; less is better.",
         "",
         "The images of the first snapshots are noise. For them FD-FP means nothing, because its classifier learned from"
-        " photographs." + sentence_about_equal_images(snapshots),
+        f" {study['noun']}s." + sentence_about_equal_images(snapshots),
         "",
         *damage_table(study),
         "",
@@ -71,6 +71,12 @@ def page_text(study: Mapping[str, Any], figure: Path) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names as words of a sentence: "a", "a and b", "a, b and c"."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def summary(study: Mapping[str, Any]) -> list[str]:

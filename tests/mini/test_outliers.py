@@ -103,9 +103,10 @@ def test_a_study_continues_and_takes_later_snapshots(
     ]
     study_snapshots(snapshot_files(snapshots, (1,)), replace(PLAN, images=4), Means(), out, name="tiny")
     assert measured[3:] == ["000001"], "another plan measures again"
-    described = {"command": "qdit bench outliers", "commit": "01ad14c69d2e+"}
+    described = {"command": "qdit bench outliers", "commit": "01ad14c69d2e+", "noun": "digit"}
     write_page({**study, **described}, tmp_path / "page.md", tmp_path / "images" / "figure.svg")
     page = (tmp_path / "page.md").read_text()
+    assert "quantize: digits\n" in page and "How much do RTN and Q-DiT damage" in page
     assert "has 3 snapshots" in page and "| 4 |" in page and "](images/figure.svg)" in page
     assert "`qdit bench outliers`; commit 01ad14c69d2e with uncommitted changes." in page
     assert "RTN W4A8" in (tmp_path / "images" / "figure.svg").read_text()

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 
+from qdit.cli.run import run as run_command
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.repository import ROOT
 from qdit.workflow.profile import default_tables, load_profile, runs_of
@@ -59,9 +60,12 @@ def test_targets_are_tables_and_what_the_workflow_makes_besides() -> None:
         check_targets(profile, ["trainning"])
 
 
-def test_every_target_is_a_rule_of_the_workflow(plain: Checkout) -> None:
+def test_every_target_is_a_rule_of_the_workflow_and_in_the_help(plain: Checkout) -> None:
     planned = {job.rule for job in plain.plan(*OTHER_TARGETS)}
     assert planned >= set(OTHER_TARGETS)
+    (argument,) = get_type_hints(run_command, include_extras=True)["tables"].__metadata__
+    names = argument.help.removeprefix("Tables to make, or other targets: ").split(".")[0].split(", ")
+    assert set(names) == set(OTHER_TARGETS)
 
 
 def test_the_page_for_comparing_images_shows_table_2_and_controls() -> None:

@@ -273,7 +273,7 @@ class MiniModel:
 
 
 MINI_MODELS = {
-    "dit-digits": MiniModel(DIGITS_DIT, lambda: load("train")),
+    "dit-digits": MiniModel(DIGITS_DIT, lambda: load("train"), training=TrainingConfig(snapshot_every=1_000)),
     "dit-digits-16": MiniModel(DIGITS_16_DIT, lambda: load_upsampled("train", copies=VARIANTS), until=9_000),
     "dit-fashion": MiniModel(FASHION_DIT, lambda: fashion_mnist.load("train"), training=FASHION_TRAINING),
 }
