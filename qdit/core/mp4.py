@@ -12,8 +12,11 @@ from av.video.stream import VideoStream
 from qdit.core.errors import DataError
 from qdit.core.files import atomic_path
 
-QUALITY = {"crf": "12", "preset": "medium"}
-"""Options for clips that people watch: small loss, colours at half the resolution. Every browser plays them."""
+QUALITY = {"crf": "12", "preset": "medium", "x264-params": "mbtree=0"}
+"""Options for clips that people watch: small loss, colours at half the resolution. Every browser plays them.
+
+x264's macroblock tree (`mbtree`) reads memory that it did not write, so equal frames would give different bytes.
+"""
 LOSSLESS = {"qp": "0", "preset": "medium"}
 """Options for clips that are measured: RGB without loss. Not every player can show them."""
 BIT_EXACT = {"fflags": "+bitexact", "movflags": "+faststart"}
