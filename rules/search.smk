@@ -22,7 +22,7 @@ rule search:
         " > {log} 2>&1"
 
 
-# Opt-in: the searches over several seeds (docs/search-study.md), 36 minutes once. A stopped
+# Opt-in: the searches over several seeds (docs/search-study.md), about an hour of 2 cores. A stopped
 # study continues from its journals. The repository keeps the result beside the other studies.
 rule search_study:
     input:
