@@ -78,6 +78,7 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
         judges[damaged_name(name)] = partial(judge_all_at_damage, claims)
     verdicts: dict[str, Mapping[str, Verdict]] = {PRINTED: judge_all(claims, Printed(published))}
     judged = {source: judge(measured, 0) for source, judge in judges.items()}
+    read = {run for of_source in judged.values() for verdict in of_source.values() for run in verdict.runs}
     verdicts |= with_missing_rows(judged, profile, results, claims)
     runs, paper = [measured], results.parent / PAPER_PROFILE
     if name != PAPER_PROFILE and (paper / "profile.json").is_file():
@@ -97,7 +98,7 @@ def load_report(profile: Mapping[str, Any], results: Path, others: Sequence[Path
         name,
         str(profile["face"]),
         measured.miniature,
-        tuple(measured.remarks),
+        tuple(measured.remarks(read)),
         survival,
         models,
         command(profile),
