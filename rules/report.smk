@@ -38,7 +38,7 @@ rule claims_rows:
     input:
         profile="<results>/profile.json",
         metrics=claims_metrics,
-        page=rules.claims.output.html,
+        page="<results>/claims.html",
 
 
 rule leaderboard:
