@@ -167,8 +167,8 @@ def test_a_number_that_is_the_same_in_every_image_cannot_tell_which_is_larger() 
     """A score of 1 in every clip of both rows is saturated: the clips would have to be worse to tell the rows apart."""
     full = Quantity(1.0, np.ones(400), "one", measured=True)
     for symbol in ("<", ">"):
-        found = compare(symbol, full, full, "")
-        assert (found.value, found.p, found.evidence[0].reason) == (None, 1.0, SATURATED)
+        truth_value = compare(symbol, full, full, "")
+        assert (truth_value.value, truth_value.p, truth_value.evidence[0].reason) == (None, 1.0, SATURATED)
     assert compare("<=", full, full, "").value is True and compare("==", full, full, "").value is True
     assert compare(">", full, Quantity(0.9, np.full(400, 0.9), "one", measured=True), "").value is True
     assert compare(">", full, Quantity(1.0), "").value is False, "a number that the claim names is exact"

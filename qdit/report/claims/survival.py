@@ -187,16 +187,22 @@ def stays(comparisons: Sequence[Comparison], claim: str) -> bool:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often a verdict was compared with other draws, how often it was the same, and how often rows were missing."""
+    """How often a verdict was compared with other draws, how often it was the same, and how often rows were missing.
+
+    `of_means` is true for a verdict on the means over runs. Then the draws are these runs, each alone.
+    """
 
     compared: int
     agreeing: int
     lacking: int
+    of_means: bool = False
 
     @property
     def text(self) -> str:
         """`the same verdict in 2 of 2 other draws`; empty if the verdict was never compared."""
-        draws = "other draw" if self.compared == 1 else "other draws"
+        draws = "run" if self.of_means else "other draw"
+        draws += "" if self.compared == 1 else "s"
+        draws += " alone" if self.of_means else ""
         said = f"the same verdict in {self.agreeing} of {self.compared} {draws}" if self.compared else ""
         lacking = f"not compared with {self.lacking}, whose rows are missing" if self.lacking else ""
         return "; ".join(filter(None, (said, lacking)))
