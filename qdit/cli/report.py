@@ -25,8 +25,8 @@ def claims(
         bool,
         typer.Option(
             "--together",
-            help="Judge the means over the results and all --other results (at least two). The spread between these runs"
-            " counts in each interval.",
+            help="Judge the means over the results and all --other results (at least two). The spread between these"
+            " runs counts in each interval.",
         ),
     ] = False,
 ) -> None:

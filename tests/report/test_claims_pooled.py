@@ -125,8 +125,6 @@ def test_the_page_judges_the_means_and_compares_each_run_with_them(
     assert sentences[1] in page and "the same verdict in 1 of 3 runs alone" in page
 
 
-def test_two_runs_say_too_little_about_their_spread(
-    results: Path, profile: dict[str, Any], seeds: list[Path]
-) -> None:
+def test_two_runs_say_too_little_about_their_spread(results: Path, profile: dict[str, Any], seeds: list[Path]) -> None:
     with pytest.raises(ConfigError, match="--together: found 1 other runs, at least 2 are needed"):
         load_report(profile, results, seeds[:1], together=True)

@@ -100,9 +100,7 @@ def test_rows_of_the_overlay_are_judged_without_naming_it(results: Path, profile
     assert after.word == HOLDS and run in after.runs and after.missing == ()
 
 
-def test_the_page_waits_for_requested_rows_and_reads_others_that_exist(
-    results: Path, profile: dict[str, Any]
-) -> None:
+def test_the_page_waits_for_requested_rows_and_reads_others_that_exist(results: Path, profile: dict[str, Any]) -> None:
     """No row that nobody requested becomes an input, unless it is there: an input that is missing would be made."""
     for label in ("smoothquant-g16", "svdquant-nearest", "ditas-g16", "vidit-q"):
         profile["methods"][label] = {"method": label.removesuffix("-g16").removesuffix("-nearest")}

@@ -72,8 +72,8 @@ def load_report(
     The results of the profile `paper` are in the folder `paper` beside `results`. They are used if the folder has a
     profile.json. A miniature is also judged at W4A4, where damage begins. Its tables include those of the overlay
     `mini-damage`, whose rows are read if they are made. `others` are results of the profile with other seeds. Their
-    verdicts, and the verdicts of replicates, are compared with the verdicts on `results`. With `together` the means over
-    `results` and `others` are judged (`qdit.report.claims.pooled`), and compared with each of these runs alone.
+    verdicts, and the verdicts of replicates, are compared with the verdicts on `results`. With `together` the means
+    over `results` and `others` are judged (`qdit.report.claims.pooled`), and compared with each of these runs alone.
     """
     published = published_folder(results)
     claims = load_claims((published if (published / FILE).is_file() else REPOSITORY_COPY) / FILE)
@@ -88,7 +88,8 @@ def load_report(
     read = {run for of_source in judged.values() for verdict in of_source.values() for run in verdict.runs}
     verdicts |= with_missing_rows(judged, profile, results, claims)
     papers = run_of_paper(name, results)
-    verdicts |= {PAPER_PROFILE: judge_all(claims, run) for run in papers}
+    for run in papers:
+        verdicts[PAPER_PROFILE] = judge_all(claims, run)
     survival = {
         source: other_draws(judge, alone, verdicts[source], folders, together=together)
         for source, judge in judges.items()

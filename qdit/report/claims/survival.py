@@ -125,7 +125,6 @@ def folders_by_seed(source: Measured, folders: Sequence[Path]) -> dict[int, Path
     return known
 
 
-
 def tested(verdicts: Mapping[str, Verdict]) -> int:
     """Return the number of claims that the correction for many claims counts."""
     return sum(verdict.p is not None for verdict in verdicts.values())

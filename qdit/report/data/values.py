@@ -168,8 +168,8 @@ def _number(value: Value) -> Quantity | Unknown:
 def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
     """Evaluate `left symbol right`, for example a < b: by the interval of the difference, or without one by numbers.
 
-    A number of a run is equal to another number if the interval of their difference includes zero. If both sides are the
-    same constant in all resamples, for example a score of 1 in every clip, no strict inequality can be told.
+    A number of a run is equal to another number if the interval of their difference includes zero. If both sides are
+    the same constant in all resamples, for example a score of 1 in every clip, no strict inequality can be told.
     """
     if isinstance(left, Count) or isinstance(right, Count):
         return _compare_counts(symbol, left, right, text)
