@@ -11,7 +11,7 @@ from scipy import stats
 
 from qdit.core.errors import ConfigError
 from qdit.core.run import Run
-from qdit.core.run_to_run import RunToRun, combined
+from qdit.core.run_to_run import reach
 from qdit.report.claims.claims import FAILS, HOLDS
 from qdit.report.claims.pooled import mean_over_runs
 from qdit.report.claims.report import load_report
@@ -65,8 +65,11 @@ def test_runs_that_disagree_are_not_decided_by_their_images() -> None:
     assert truth.value is None and truth.evidence[0].reason == IMAGES_ALONE
     samples = np.array(values)[:, None] + 0.1 * DRAWS
     images = tuple(np.quantile(samples.mean(axis=0), [0.025, 0.975]))
-    expected = combined(1.5, (float(images[0]), float(images[1])), RunToRun(np.array(values), samples))
-    assert truth.evidence[0].interval == pytest.approx(expected.ends)
+    variance = (np.var(values, ddof=1) - 0.1**2 * np.var(DRAWS, axis=0, ddof=1).mean() / 2) / 3
+    limits = truth.evidence[0].limits
+    assert limits is not None and limits.variance == pytest.approx(variance) and limits.replicates == 3
+    assert limits.images == pytest.approx(images)
+    assert limits.low == pytest.approx(1.5 - reach(1.5 - images[0], variance, 3)[0])
 
 
 @pytest.mark.parametrize("runs", [0.0, 1.0, 10.0])
@@ -75,12 +78,13 @@ def test_intervals_of_runs_with_different_images_cover_the_true_mean(runs: float
     random = np.random.default_rng(int(runs) + 1)
     covered = 0
     for _ in range(2000):
-        values = random.normal(scale=np.sqrt(runs), size=3) + random.normal(size=3)
-        samples = values[:, None] + random.normal(size=(3, 100))
-        mean = samples.mean(axis=0)
-        limits = (float(values.mean() - 1.96 * mean.std()), float(values.mean() + 1.96 * mean.std()))
-        covered += combined(float(values.mean()), limits, RunToRun(values, samples)).includes_zero
-    assert 0.93 < covered / 2000 < 0.99
+        values = random.normal(scale=np.sqrt(runs + 1), size=3)
+        drawn = random.normal(size=(3, 100))
+        drawn += (values - drawn.mean(axis=1))[:, None]
+        mean = mean_over_runs({n: Quantity(float(value), drawn[n], "p", True) for n, value in enumerate(values)})
+        assert isinstance(mean, Quantity) and mean.limits is not None
+        covered += mean.limits.includes_zero
+    assert 0.915 < covered / 2000 < 0.99
 
 
 def test_a_cell_that_one_run_lacks_is_unknown() -> None:

@@ -3,10 +3,14 @@
 One run has one draw of noise, calibration data and searches. The interval of its images says nothing about another
 draw of calibration data, so a verdict on a method can change with the seed. The runs with other seeds show how much.
 Each number becomes the mean over the runs. Its interval has both sources: the images of all runs, and the spread
-between runs (`qdit.core.run_to_run`). The runs have different images, so a part of their spread comes from images;
-the formula takes it off, as it does for replicates.
+between runs, by the formula for replicates (`qdit.core.run_to_run`).
+
+Replicates of a row have the same images; these runs have different images. So images cause a larger part of the spread
+between them, and the formula has ½ c² in the place of ⅔ c². With it the intervals of three simulated runs contain the
+true mean in 93 to 98 % of all cases, whatever causes the spread; with ⅔ c² it is 92 % in the worst case.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from qdit.core.errors import ConfigError
-from qdit.core.run_to_run import LEAST_REPLICATES, RunToRun
+from qdit.core.run_to_run import LEAST_REPLICATES, REMOVED, RunToRun
 from qdit.report.claims.language import Key
 from qdit.report.claims.sources import Measured
 from qdit.report.data.values import Quantity, Unknown, Value
+
+REMOVED_OF_RUNS = 1 / 2
+"""Share of the images' part of the spread of runs that is taken off; for replicates it is `REMOVED`."""
 
 
 class Pooled(Measured):
@@ -75,4 +82,6 @@ def mean_over_runs(cells: Mapping[int, Value]) -> Value:
         return Quantity(mean, measured=measured)
     stacked, pairing = np.stack(samples), " ".join(dict.fromkeys(quantity.pairing for quantity in quantities))
     images = min((quantity.images for quantity in quantities if quantity.images is not None), default=None)
-    return Quantity(mean, stacked.mean(axis=0), pairing, measured, RunToRun(values, stacked), images)
+    middle = stacked.mean(axis=1, keepdims=True)
+    runs = RunToRun(values, middle + math.sqrt(REMOVED_OF_RUNS / REMOVED) * (stacked - middle))
+    return Quantity(mean, stacked.mean(axis=0), pairing, measured, runs, images)
