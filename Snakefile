@@ -7,6 +7,7 @@ from pathlib import Path
 
 include: "rules/common.smk"
 include: "rules/replicates_inputs.smk"
+include: "rules/claims_inputs.smk"
 include: "rules/pipelines_inputs.smk"
 include: "rules/progress.smk"
 include: "rules/paper.smk"

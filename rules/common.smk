@@ -308,13 +308,6 @@ def default_metrics(wildcards):
     return metrics_files(profiles.all_runs(config))
 
 
-def claims_metrics(wildcards):
-    """Metrics of the rows that the claims read."""
-    from qdit.report.claims.rows_read import rows_read
-
-    return metrics_files(rows_read(config))
-
-
 def metrics_of(wildcards):
     return metrics_files(profiles.runs_of(config, wildcards.table))
 

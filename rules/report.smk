@@ -6,7 +6,7 @@ rule claims:
     input:
         profile="<results>/profile.json",
         published=[repository(f"results/published/{name}") for name in ALL_PUBLISHED],
-        metrics=default_metrics,
+        metrics=claims_page_inputs,
     output:
         html=report(
             "<results>/claims.html",
@@ -32,11 +32,13 @@ rule claims:
         "qdit claims --profile {input.profile} --results $(dirname {input.profile}) --out {output.html} > {log} 2>&1"
 
 
-# The rows that the claims read, and no others: fewer than those of all tables, with rows of opt-in tables.
+# The rows that the claims read, and no others: fewer than those of all tables, with rows of opt-in tables. Then the page
+# of claims, which has these rows among its inputs.
 rule claims_rows:
     input:
         profile="<results>/profile.json",
         metrics=claims_metrics,
+        page="<results>/claims.html",
 
 
 rule leaderboard:
@@ -74,6 +76,7 @@ rule index:
         profile="<results>/profile.json",
         published=[repository(f"results/published/{name}") for name in ALL_PUBLISHED],
         metrics=default_metrics,
+        claims=claims_page_inputs,
         samples=default_samples,
         allocations=default_allocations,
         figures=lambda w: DEFAULT_FIGURES,

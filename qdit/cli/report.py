@@ -21,6 +21,14 @@ def claims(
             " with them."
         ),
     ] = None,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="Judge the means over the results and all --other results (at least two). The spread between these"
+            " runs counts in each interval.",
+        ),
+    ] = False,
 ) -> None:
     """Check what the papers claim.
 
@@ -38,6 +46,7 @@ def claims(
       qdit claims
       qdit claims --results results/mini --out results/mini/claims.html
       qdit claims --results results/mini --other results/seed1 --other results/seed2
+      qdit claims --results results/mini --other results/seed1 --other results/seed2 --together
     """
     from qdit.report.claims.report import load_report
     from qdit.report.claims.written import text_of, write_report
@@ -49,7 +58,7 @@ def claims(
     folder = results or Path("results", loaded["profile"])
     if results is not None:  # without the option the printed numbers alone are worth a look
         require_results(folder)
-    report = load_report(loaded, folder, other or ())
+    report = load_report(loaded, folder, other or (), together=together)
     typer.echo(text_of(report), nl=False)
     if out is not None:
         for path in write_report(report, claims_page(report), claims_markdown(report), out):

@@ -49,6 +49,8 @@ def run(
     With --row the command also makes the full-precision row of the same setting. At the end it prints our numbers
     beside those of the paper. A later call for the whole table uses the files of the row.
 
+    claims_rows makes the rows that the papers' claims read, and the page of claims.
+
     \b
     Examples:
       qdit run table2

@@ -10,7 +10,7 @@ ALL, AB, CLAIMS_ROWS = "all", "ab", "claims_rows"
 OTHER_TARGETS = {
     ALL: "all default tables, the report and the figures",
     AB: "the page on which people compare images",
-    CLAIMS_ROWS: "the rows that the papers' claims read, and no others",
+    CLAIMS_ROWS: "the rows that the papers' claims read, no others, and the page of claims",
     "figures": "the figures",
     "training": "the small models, trained again",
     "training_fashion": "the model and the classifier of photographs, trained again",

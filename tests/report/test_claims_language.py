@@ -8,7 +8,19 @@ import pytest
 
 from qdit.core.errors import ConfigError
 from qdit.report.claims.language import Evaluation, Key, parse
-from qdit.report.data.values import Count, Evidence, Quantity, Truth, Unknown, Value, combine, compare, every, some
+from qdit.report.data.values import (
+    SATURATED,
+    Count,
+    Evidence,
+    Quantity,
+    Truth,
+    Unknown,
+    Value,
+    combine,
+    compare,
+    every,
+    some,
+)
 
 SETS: Mapping[str, list[Key]] = {"both": ["a", "b"], "blanks": ["a", "?"]}
 CELLS = {"a": 1.0, "b": 2.0, "c": 3.0}
@@ -147,8 +159,19 @@ def test_a_measured_number_equals_what_its_interval_includes() -> None:
 
 
 def test_nothing_differs_from_itself() -> None:
-    zero = Quantity(0.0, np.zeros(400), "one", measured=True)
-    assert compare("<=", zero, zero, "").value is True and compare("<", zero, zero, "").value is False
+    equal = sampled(1.0, NOISE)
+    assert compare("<=", equal, equal, "").value is True and compare("<", equal, equal, "").value is False
+
+
+def test_a_number_that_is_the_same_in_every_image_cannot_tell_which_is_larger() -> None:
+    """A score of 1 in every clip of both rows is saturated: the clips would have to be worse to tell the rows apart."""
+    full = Quantity(1.0, np.ones(400), "one", measured=True)
+    for symbol in ("<", ">"):
+        truth_value = compare(symbol, full, full, "")
+        assert (truth_value.value, truth_value.p, truth_value.evidence[0].reason) == (None, 1.0, SATURATED)
+    assert compare("<=", full, full, "").value is True and compare("==", full, full, "").value is True
+    assert compare(">", full, Quantity(0.9, np.full(400, 0.9), "one", measured=True), "").value is True
+    assert compare(">", full, Quantity(1.0), "").value is False, "a number that the claim names is exact"
 
 
 def test_a_measured_number_is_not_rounded_before_it_is_compared() -> None:

@@ -1,15 +1,18 @@
 """The rows that the claims read, the sentences that count the claims, and the command that makes missing rows."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qdit.core.files import write_json
 from qdit.core.run import Run
 from qdit.report.claims.claims import CONSTRUCTED, FAILS, FILE, HOLDS, NOT_CHECKED, OPEN, Verdict, load_claims
 from qdit.report.claims.damage import at_damage
+from qdit.report.claims.page_inputs import page_inputs
 from qdit.report.claims.report import Report, damaged_name, load_report
-from qdit.report.claims.rows_read import NO_RESULTS, OVERLAY, command, rows_of_claims, rows_read
+from qdit.report.claims.rows_read import NO_RESULTS, OVERLAY, command, rows_of_claims, rows_read, with_overlay
 from qdit.report.claims.sources import Measured
 from qdit.report.claims.summary import first_sentences, standing
 from qdit.report.claims.survival import Comparison
@@ -17,7 +20,7 @@ from qdit.report.claims.written import text_of
 from qdit.report.data.published import REPOSITORY_COPY
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.workflow.profile import load_profile, runs_of
-from tests.report.conftest import record, write_record
+from tests.report.conftest import MISSING, record, write_record
 
 CLAIMS = load_claims(REPOSITORY_COPY / FILE)
 PLAIN = "digits-cfg1.0-s20"
@@ -96,6 +99,33 @@ def test_rows_of_the_overlay_are_judged_without_naming_it(results: Path, profile
     write_record(results, run, record(run, profile))
     after = load_report(profile, results).verdicts["mini"][claim]
     assert after.word == HOLDS and run in after.runs and after.missing == ()
+
+
+def test_the_page_waits_for_requested_rows_and_reads_others_that_exist(results: Path, profile: dict[str, Any]) -> None:
+    """No row that nobody requested becomes an input, unless it is there: an input that is missing would be made."""
+    for label in ("smoothquant-g16", "svdquant-nearest", "ditas-g16", "vidit-q"):
+        profile["methods"][label] = {"method": label.removesuffix("-g16").removesuffix("-nearest")}
+    of_overlay = Run(PLAIN, "natural", "ditas-g16", "w4a8", "common")
+    read = rows_read(with_overlay(profile))
+    default = {run for table in profile["tables"] for run in runs_of(profile, table)} & set(read)
+    file, files = of_overlay.folder(results) / "metrics.json", {run.folder(results) / "metrics.json" for run in default}
+    shutil.rmtree(MISSING.folder(results))
+    assert MISSING in default
+    assert set(page_inputs(profile, results, default)) == files
+    assert set(page_inputs(profile, results, [*default, of_overlay])) == {*files, file}
+    write_record(results, of_overlay, record(of_overlay, profile))
+    assert set(page_inputs(profile, results, default)) == {*files, file}
+    assert set(page_inputs(profile, results, [])) == {path for path in (*files, file) if path.exists()}
+
+
+def test_the_page_reads_the_rows_of_the_papers_profile(results: Path, profile: dict[str, Any]) -> None:
+    folder = results.parent / "paper"
+    row = folder / "runs" / "dit-xl-2-256" / "natural" / "rtn" / "w4a8-common" / "metrics.json"
+    write_json(row, {"error": "stopped"})
+    assert row not in page_inputs(profile, results, [])
+    write_json(folder / "profile.json", {})
+    assert page_inputs(profile, results, [])[-2:] == [folder / "profile.json", row]
+    assert row not in page_inputs(profile | {"profile": "paper"}, folder, [])
 
 
 def made_up(words: dict[str, tuple[str, str]], comparisons: dict[str, tuple[Comparison, ...]]) -> Report:

@@ -35,9 +35,11 @@ def test_rows_that_were_asked_for_are_said_with_their_numbers_or_why_there_are_n
 def test_rows_of_a_target_without_outputs_are_counted_and_not_printed(tmp_path: Path) -> None:
     """`qdit run claims_rows` has inputs only; a table's row is counted in its table."""
     files = [tmp_path / "rtn" / "metrics.json", tmp_path / "q-dit" / "metrics.json"]
-    claims_rows = GraphJob("claims_rows", [], [str(tmp_path / "profile.json"), *map(str, files)])
+    page = str(tmp_path / "claims.html")
+    claims_rows = GraphJob("claims_rows", [], [str(tmp_path / "profile.json"), *map(str, files), page])
     table = GraphJob("table", [str(tmp_path / "table2.html")], [str(files[0])])
     assert counted_rows([claims_rows]) == files and target_rows([claims_rows]) == []
+    assert target_pages([claims_rows]) == [page], "the last lines of the run name it"
     assert counted_rows([table]) == []
     assert counted_rows([GraphJob("evaluate", [str(files[1])], [str(files[0])])]) == [files[1]]
 

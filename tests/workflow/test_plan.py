@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -161,3 +162,29 @@ def test_the_first_block_of_table_2_and_what_it_waits_for_comes_first(tiny_plan:
     search = "setting=digits-cfg1.0-s20, form=natural, search={}, bits=w4a8"
     assert found["search", search.format("racing")] > 6 > 1 > found["search", search.format("hessian")]
     assert found["calibrate", "model=dit-digits, form=natural, setting=digits-cfg1.0-s20, kind=trajectory"] > 7
+
+
+def inputs_of_claims(printed: str) -> list[str]:
+    """Inputs of the job that makes the page of claims, in the output of a dry run."""
+    (line,) = re.findall(r"^rule claims:\n    input: (.*)$", printed, flags=re.MULTILINE)
+    return str(line).split(", ")
+
+
+def test_rows_of_claims_bring_their_page_and_the_default_run_takes_only_those_that_exist(checkout: Checkout) -> None:
+    default, other = ("digits-cfg1.0-s20/natural/rtn/w4a8-common", "digits-cfg1.0-s20/natural/ditas-g16/w4a4-common")
+    files = [f"results/tiny/runs/{row}/metrics.json" for row in (default, other)]
+    printed = checkout.dry_run("claims_rows")
+    assert set(files) <= set(inputs_of_claims(printed)), "the page waits for rows that do not exist yet"
+    planned = jobs_of(printed)
+    assert {Job("claims_rows", None), Job("evaluate", "ditas-g16")} <= planned
+    assert not {"table", "leaderboard", "index", "all"} & {job.rule for job in planned}
+    assert checkout.plan() == set()
+    row = checkout.root / files[1]
+    row.parent.mkdir(parents=True)
+    try:
+        row.write_text("{}", encoding="utf-8")
+        printed = checkout.dry_run()
+    finally:
+        shutil.rmtree(row.parents[1])
+    assert files[1] in inputs_of_claims(printed)
+    assert {job.rule for job in jobs_of(printed)} == {"claims", "index", "check_all_rows", "all"}

@@ -1,6 +1,6 @@
 """The two sources of numbers for claims: the printed tables and the tables of a run. Both are read by the same keys."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -163,15 +163,12 @@ class Measured:
             self.tables[table] = self._rows(table)
         return self.tables[table]
 
-    @property
-    def remarks(self) -> list[str]:
-        """Sentences that name the tables in which Q-DiT has one group size for all layers; the paper searched them."""
-        rows = [
-            (table, row)
-            for table, rows_by_key in self.tables.items()
-            for row in rows_by_key.values()
-            if is_measured(row)
-        ]
+    def remarks(self, read: Collection[Run]) -> list[str]:
+        """Name the tables in which Q-DiT has one group size for all layers, as sentences; the paper searched the sizes.
+
+        Only the rows in `read` count.
+        """
+        rows = [(table, row) for table, rows in self.tables.items() for row in rows.values() if row.get("key") in read]
         uniform = [table for table, row in rows if row["label"] == "q-dit" and row.get("allocation_sha256") is None]
         if not uniform:
             return []

@@ -142,6 +142,7 @@ def first_sentences(report: Report) -> list[str]:
     rest = state.checked - len(state.constructed)
     where = " at the papers’ bits" if report.miniature else ""
     decided = f"Of the {'other ' if state.constructed else ''}{rest} claims, the runs of profile {report.profile}"
+    decided += _means(report)
     decided += f" decide {len(state.at_papers_bits)}{where}{_split(report, report.profile, state.at_papers_bits)}"
     if report.miniature:
         damaged = damaged_name(report.profile)
@@ -150,6 +151,11 @@ def first_sentences(report: Report) -> list[str]:
     if report.miniature:
         decided += f" A verdict at {BITS.upper()} is not a verdict on the paper."
     return [*filter(None, (checkable, decided, _why_undecided(report, state), _stay(report, state)))]
+
+
+def _means(report: Report) -> str:
+    """` (means over the seeds 0, 1, 2)`; empty if one run is judged."""
+    return f" (means over the seeds {', '.join(map(str, report.seeds))})" if report.seeds else ""
 
 
 def _split(report: Report, source: str, claims: tuple[str, ...]) -> str:
@@ -183,11 +189,12 @@ def _stay(report: Report, state: Standing) -> str:
         return ""
     least, most = min(count.compared for count in again), max(count.compared for count in again)
     draws = f"{most}" if least == most else f"{least} to {most}"
+    how = f"with {draws} other random {'draw' if most == 1 else 'draws'} (seeds or replicates)"
+    how = f"on {draws} of the runs alone" if report.seeds else how
     stay = sum(count.agreeing == count.compared for count in again)
     lacking = sum(count.lacking > 0 for count in counted)
     text = (
-        f"{len(again)} of the {len(sources)} decided claims were judged again with {draws} other random"
-        f" {'draw' if most == 1 else 'draws'} (seeds or replicates); {stay} of them"
+        f"{len(again)} of the {len(sources)} decided claims were judged again {how}; {stay} of them"
         f" {'keeps its' if stay == 1 else 'keep their'} verdict every time."
     )
     if not lacking:

@@ -95,16 +95,26 @@ def has_all_replicates(source: Measured, verdict: Verdict) -> bool:
 
 
 def of_folders(
-    judge: Judge, source: Measured, verdicts: Mapping[str, Verdict], folders: Sequence[Path]
+    judge: Judge, source: Measured, verdicts: Mapping[str, Verdict], folders: Mapping[int, Path]
 ) -> list[Comparison]:
-    """Compare the verdicts of a run with those of each results folder in `folders`: the same profile, another seed.
+    """Compare verdicts with those of each run in `folders`: seed → results of the profile of `source` with this seed.
 
     A folder may hold only some rows, and no profile.json. The tables are those of `source`. A row that was made with
-    other settings counts as missing. DataError for a folder without rows; ConfigError if its seed is that of `source`
-    or of another folder.
+    other settings counts as missing.
     """
     comparisons = []
-    known = {source.profile["seed"]: source.results}
+    for seed, folder in folders.items():
+        other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder), tested(verdicts))
+        comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
+    return comparisons
+
+
+def folders_by_seed(source: Measured, folders: Sequence[Path]) -> dict[int, Path]:
+    """Return seed → results folder of the run `source`, which comes first, and of each run in `folders`.
+
+    DataError for a folder without rows; ConfigError if its seed is that of `source` or of another folder.
+    """
+    known = {int(source.profile["seed"]): source.results}
     for folder in folders:
         seed = seed_in(folder)
         if seed in known:
@@ -112,9 +122,7 @@ def of_folders(
                 f"--other {folder}: its rows have seed {seed}, as those of {known[seed]}; name results of another seed"
             )
         known[seed] = folder
-        other = judge(source.like(profile={**source.profile, "seed": seed}, results=folder), tested(verdicts))
-        comparisons.append(compared(f"the run of seed {seed} in {folder.name}", verdicts, other, list(verdicts)))
-    return comparisons
+    return known
 
 
 def tested(verdicts: Mapping[str, Verdict]) -> int:
@@ -178,16 +186,22 @@ def stays(comparisons: Sequence[Comparison], claim: str) -> bool:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often a verdict was compared with other draws, how often it was the same, and how often rows were missing."""
+    """How often a verdict was compared with other draws, how often it was the same, and how often rows were missing.
+
+    `of_means` is true for a verdict on the means over runs. Then the draws are these runs, each alone.
+    """
 
     compared: int
     agreeing: int
     lacking: int
+    of_means: bool = False
 
     @property
     def text(self) -> str:
         """`the same verdict in 2 of 2 other draws`; empty if the verdict was never compared."""
-        draws = "other draw" if self.compared == 1 else "other draws"
+        draws = "run" if self.of_means else "other draw"
+        draws += "" if self.compared == 1 else "s"
+        draws += " alone" if self.of_means else ""
         said = f"the same verdict in {self.agreeing} of {self.compared} {draws}" if self.compared else ""
         lacking = f"not compared with {self.lacking}, whose rows are missing" if self.lacking else ""
         return "; ".join(filter(None, (said, lacking)))

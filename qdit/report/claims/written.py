@@ -4,6 +4,7 @@ import csv
 import io
 import textwrap
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def _cells(claim: Claim, name: str, verdict: Verdict, report: Report) -> Iterabl
 
 def again(report: Report, source: str, claim: Claim) -> Agreement:
     """Count how often a verdict was compared with other random draws, and how often it was the same."""
-    return agreement(report.survival.get(source, ()), claim.id)
+    return replace(agreement(report.survival.get(source, ()), claim.id), of_means=bool(report.seeds))
 
 
 def _survived(claim: Claim, source: str, report: Report) -> tuple[int | str, ...]:

@@ -16,6 +16,7 @@ from qdit.core.run_to_run import Limits, RunToRun, combined
 from qdit.report.data.p_values import p_value, partial_conjunction
 
 ZERO = "the interval of the difference includes 0"
+SATURATED = "both sides have the same number in every image, so the metric cannot tell them apart"
 IMAGES_ALONE = "decided by images alone; not with run-to-run spread"
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -167,7 +168,8 @@ def _number(value: Value) -> Quantity | Unknown:
 def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
     """Evaluate `left symbol right`, for example a < b: by the interval of the difference, or without one by numbers.
 
-    A number of a run is equal to another number if the interval of their difference includes zero.
+    A number of a run is equal to another number if the interval of their difference includes zero. If both sides are
+    the same constant in all resamples, for example a score of 1 in every clip, no strict inequality can be told.
     """
     if isinstance(left, Count) or isinstance(right, Count):
         return _compare_counts(symbol, left, right, text)
@@ -184,9 +186,16 @@ def compare(symbol: str, left: Value, right: Value, text: str) -> Truth:
         elif known.includes_zero and limits != (0.0, 0.0):
             why = IMAGES_ALONE if known.by_images_alone else ZERO
             return Truth(None, (Evidence(text, None, margin, limits, why, **facts),), 1.0)
+        elif symbol in ("<", ">") and limits == (0.0, 0.0) and is_constant(left) and is_constant(right):
+            return Truth(None, (Evidence(text, None, margin, limits, SATURATED, **facts),), 1.0)
         p = None if known.includes_zero else p_value(gap.value, limits, known.degrees)
         return Truth(outcome, (Evidence(text, outcome, margin, limits, **facts),), p)
     return Truth(outcome, (Evidence(text, outcome, margin, no_interval=gap.measured),), p)
+
+
+def is_constant(value: Value) -> bool:
+    """Return whether a measured number is the same in all resamples, because it is the same in every image."""
+    return isinstance(value, Quantity) and value.samples is not None and bool(np.ptp(value.samples) == 0)
 
 
 def _margin(left: Value, right: Value, gap: float) -> float:
