@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qdit.cli.options import MINI, Profile
+from qdit.cli.options import MINI, Profile, named_file
 from qdit.core.errors import ConfigError
 
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
@@ -294,7 +294,10 @@ def show(
     record: Annotated[Path, typer.Argument(help="Record that a benchmark wrote.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Path without suffix: write OUT.md (of the kernels OUT.svg too) instead of printing."),
+        typer.Option(
+            callback=named_file,
+            help="Path without suffix: write OUT.md (of the kernels OUT.svg too) instead of printing.",
+        ),
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Page into which to put the table, between its marks.")] = None,
 ) -> None:

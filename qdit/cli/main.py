@@ -4,6 +4,7 @@ Every command parses its arguments, calls one function and prints. A command imp
 them.
 """
 
+import io
 import os
 import resource
 import sys
@@ -43,6 +44,7 @@ from qdit.cli import (
     votes,
 )
 from qdit.cli import run as workflow
+from qdit.cli.guard import guard
 from qdit.core.errors import ConfigError, QditError
 
 HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
@@ -175,14 +177,26 @@ def require_words(words: Sequence[str]) -> None:
 def whole_command() -> Callable[..., Any]:
     """Build the whole command line as one object, in a tenth of a second.
 
-    The command server builds it once for all jobs.
+    The command server builds it once for all jobs. Every command checks its outputs and numbers before it starts.
     """
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    guard(command)
+    return command
+
+
+def print_every_character() -> None:
+    """Let standard output replace characters that its encoding lacks. By default Python would stop with a traceback.
+
+    Without this, a terminal that is not UTF-8 gets no `×`, and a file name in another encoding ends the command.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
     """Run the command line. Bad input gives one line on stderr and exit code 2."""
     start = time.monotonic()
+    print_every_character()
     try:
         require_words(sys.argv[1:])
         status = whole_command()(standalone_mode=False, prog_name="qdit")

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Device, on_device, parse_json_object
+from qdit.cli.options import Device, hexadecimal, on_device, parse_json_object
 from qdit.core.errors import ConfigError
 
 
@@ -122,7 +122,9 @@ def fetch(
 
 def check_file(
     path: Annotated[Path, typer.Argument(help="File that a profile needs.")],
-    sha256: Annotated[str | None, typer.Option(help="Expected digest in hex, or its first characters.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(callback=hexadecimal, help="Expected digest in hex, or its first 8 or more digits.")
+    ] = None,
 ) -> None:
     """Check that a needed file exists.
 
@@ -148,7 +150,8 @@ def import_weights(
     ] = "{}",
     family: Annotated[str, typer.Option(help="dit for images, stdit3 for videos.")] = "dit",
     sha256: Annotated[
-        str | None, typer.Option(help="Expected digest of the source in hex, or its first characters.")
+        str | None,
+        typer.Option(callback=hexadecimal, help="Expected digest of the source in hex, or its first 8 or more digits."),
     ] = None,
 ) -> None:
     """Convert official weights once.
@@ -177,7 +180,8 @@ def import_reference(
     extractor: Annotated[str, typer.Option(help="Network whose features score the images.")] = "inception-adm",
     extractor_weights: Annotated[Path, typer.Option(help="Weights of the extractor.")] = Path("inception.pth"),
     sha256: Annotated[
-        str | None, typer.Option(help="Expected digest of the batch in hex, or its first characters.")
+        str | None,
+        typer.Option(callback=hexadecimal, help="Expected digest of the batch in hex, or its first 8 or more digits."),
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="Side in pixels that its images must have.")] = None,
     device: Device = "cpu",

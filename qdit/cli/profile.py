@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results
+from qdit.cli.options import MINI, Profile, Results, named_file
 
 
 def table(
@@ -13,7 +13,8 @@ def table(
     profile: Profile = MINI,
     results: Results = None,
     out: Annotated[
-        Path | None, typer.Option(help="Path of the files without suffix; default RESULTS/tables/NAME.")
+        Path | None,
+        typer.Option(callback=named_file, help="Path of the files without suffix; default RESULTS/tables/NAME."),
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Show the rows that have a result, and how many are still to come.")

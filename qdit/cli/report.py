@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results
+from qdit.cli.options import MINI, Profile, Results, named_file
 
 
 def claims(
     profile: Profile = MINI,
     results: Results = None,
     out: Annotated[
-        Path | None, typer.Option(help="Page to write, with CSV and Markdown beside it; default: no page.")
+        Path | None,
+        typer.Option(callback=named_file, help="Page to write, with CSV and Markdown beside it; default: no page."),
     ] = None,
     other: Annotated[
         list[Path] | None,
