@@ -198,7 +198,9 @@ def on_gpu(
       qdit bench gpu --device cpu --quick
     """
     from qdit.bench.gpu import measure, record_path
+    from qdit.core.gpu_lease import check_device
 
+    check_device(device)
     words = [*(sections or []), "--device", device, *(["--quick"] if quick else [])]
     command = " ".join(["qdit bench gpu", *words])
     content = measure(command, device=device, quick=quick, sections=sections or (), say=typer.echo)

@@ -217,14 +217,14 @@ def ship(
 def train_video(
     out: Annotated[Path, typer.Argument(help="Folder of the training run. A checkpoint in it is continued.")],
     model: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
-    until: Annotated[int | None, typer.Option(help="Stop at this iteration; default: the end.")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop at this iteration; default: the end.")] = None,
     start: Annotated[
         Path | None,
         typer.Option(callback=shipped, help="Weights to begin with; repeat it to continue."),
     ] = None,
     two_objects: Annotated[float, typer.Option(min=0, max=1, help="Fraction of clips with two digits.")] = 0.5,
     places: Annotated[bool, typer.Option(help="The words of two digits also say where these stand.")] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Train a mini STDiT3 on moving digits.
@@ -240,7 +240,8 @@ def train_video(
 
     use_threads(threads)
     config = VideoTrainingConfig(two_objects=two_objects, places=places)
-    typer.echo(train_mini_video(model, out, config=config, until=until, device=device, start=start))
+    with on_device(device) as name_of_device:
+        typer.echo(train_mini_video(model, out, config=config, until=until, device=name_of_device, start=start))
 
 
 def train_instruments(
