@@ -195,15 +195,26 @@ def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
     return chosen
 
 
+def is_study(content: Any) -> bool:
+    """Whether the content of a JSON file is a study that `study_snapshots` wrote."""
+    entries = content.get("snapshots") if isinstance(content, dict) else None
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and type(entry.get("iteration")) is int
+        for entry in entries
+    )
+
+
 def study_snapshots(paths: Sequence[Path], plan: Plan, extractor: Extractor, out: Path, *, name: str) -> dict[str, Any]:
     """Measure snapshots of the model `name`, and write the JSON file again after each snapshot.
 
     Snapshots that the file already holds are not measured again if plan and extractor are the same. So a stopped study
-    continues, and later snapshots can be added.
+    continues, and later snapshots can be added. DataError if the file holds something else than such a study.
     """
     fixed = {"model": name, "plan": {**asdict(plan), "methods": list(plan.methods), "bits": list(plan.bits)}}
     fixed["extractor"] = {"name": extractor.name, "sha256": extractor.digest}
-    before = read_json(out) if out.exists() else {}
+    before = read_json(out) if out.exists() else {"snapshots": []}
+    if not is_study(before):
+        raise DataError(f"{out}: holds no study of outliers, which this command would replace; give another --out")
     is_same = all(before.get(key) == value for key, value in fixed.items())
     known = {entry["sha256"]: entry for entry in before.get("snapshots", [])} if is_same else {}
     study: dict[str, Any] = {}
