@@ -142,11 +142,11 @@ def rounding(
 @bench_app.command()
 def latency(
     out: Annotated[Path, typer.Argument(help="Latency model to write (JSON).")],
-    width: Annotated[int, typer.Option(help="Width of the model.")] = 1152,
+    width: Annotated[int, typer.Option(min=4, help="Width of the model.")] = 1152,
     groups: Annotated[str, typer.Option(help="Group sizes, separated by commas.")] = "32,64,96,128,192,288",
-    rows: Annotated[int, typer.Option(help="Tokens of one call: batch times tokens of an image.")] = 256,
-    weight_bits: Annotated[int, typer.Option(help="2 to 8.")] = 4,
-    activation_bits: Annotated[int, typer.Option(help="2 to 8.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, help="Tokens of one call: batch times tokens of an image.")] = 256,
+    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="2 to 8.")] = 4,
+    activation_bits: Annotated[int, typer.Option(min=2, max=8, help="2 to 8.")] = 8,
     repeats: Repeats = 15,
 ) -> None:
     """Measure a latency model.
@@ -210,7 +210,7 @@ def on_gpu(
 @bench_app.command("gpu-code")
 def gpu_code(
     out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-gpu-code.json",
-    size: Annotated[list[int] | None, typer.Option(help="Group size; default: 32, 64, 96, 128, 192, 288.")] = None,
+    size: Annotated[list[int] | None, typer.Option(min=4, help="Group size; default: 32, 64, 96, 128, 192, 288.")] = None,
 ) -> None:
     """Count the instructions of the kernels for GPUs. No GPU is needed.
 
