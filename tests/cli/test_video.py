@@ -164,6 +164,9 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
     record = read_json(out)
     assert record["run"]["weight_bits"] == 4 and record["protocol"]["steps"] == 2
     assert record["metrics"]["mse_fp"] > 0 and 0 <= record["metrics"]["scene"] <= 1
+    for flag, value in (("--reference-file", data), ("--extractor", "digit-classifier"), ("--lpips", data)):
+        outcome = qdit("evaluate", tmp_path / "rtn" / "samples", tmp_path / "m.json", *options, *prompts, flag, value)
+        assert refused(outcome, f"{flag}: {tmp_path / 'rtn' / 'samples'} holds clips, and clips have no such option")
     again = tmp_path / "again.safetensors"
     assert qdit("video", "calibrate", weights, again, "--samples", 4, *flow).code == 0
     assert again.read_bytes() == data.read_bytes(), "the old name of the same command"
