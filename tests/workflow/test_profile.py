@@ -301,6 +301,18 @@ def test_what_json_does_not_have_is_refused_in_a_mapping_of_any_content(
         validate(flux)
 
 
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"prompt_en": "a", "prompt_en": "b"}]', "\ufeff[]", "{"])
+def test_a_suite_that_is_no_json_is_one_line(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "suite.json").write_text(text, encoding="utf-8")
+    profile["video"]["suite"] = "data/suite.json"
+    with pytest.raises(ConfigError, match=r"video\.suite: data/suite\.json cannot be read \(.*\); qdit video suite"):
+        validate(profile)
+
+
 def test_bases_in_a_circle_are_refused_also_of_methods_whose_file_is_broken(
     profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:

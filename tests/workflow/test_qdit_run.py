@@ -107,6 +107,16 @@ def test_times_that_were_measured_go_before_guesses(tmp_path: Path) -> None:
     assert seconds_of(profile, runs, tmp_path) == guessed
 
 
+def test_a_finished_search_takes_no_time(tmp_path: Path) -> None:
+    profile = load_profile("mini")
+    runs = runs_of(profile, "table6")
+    before = seconds_of(profile, runs, tmp_path)
+    searches = {search for run in runs if (search := search_of(profile, run))}
+    for search in searches:
+        write_json(Commands(profile, tmp_path).search_file(search), {})
+    assert searches and seconds_of(profile, runs, tmp_path) == before - len(searches) * SECONDS["search"]
+
+
 def test_a_disk_that_is_too_small_is_one_line_before_anything_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
