@@ -12,8 +12,11 @@ from typing import Any
 import pytest
 
 from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import write_json
 from qdit.core.repository import ROOT
-from qdit.workflow.profile import default_tables, load_profile, runs_of
+from qdit.workflow.commands import Commands
+from qdit.workflow.profile import default_tables, load_profile, runs_of, search_of
+from qdit.workflow.progress import SECONDS
 from qdit.workflow.run import (
     call,
     plan_text,
