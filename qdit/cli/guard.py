@@ -16,7 +16,7 @@ from qdit.core.errors import ConfigError
 OUTPUTS = frozenset({"out", "page", "figure", "picture", "into", "benchmark"})
 """Names of parameters that are outputs. A parameter whose help says "to write" is an output too."""
 INPUT_TEXTS = frozenset({"data"})
-"""Names of parameters that are texts, but may be the path of an input."""
+"""Names of parameters whose text is the name of a built-in data set or a path; a path to a file has a suffix."""
 
 
 def guard(command: Any) -> None:
@@ -82,7 +82,7 @@ def inputs_in(name: str, value: Any) -> Iterator[Path]:
                 yield item
             elif isinstance(item, str) and "=" in item:
                 yield Path(item.partition("=")[2])
-    elif isinstance(value, str) and name in INPUT_TEXTS:
+    elif isinstance(value, str) and name in INPUT_TEXTS and Path(value).suffix:
         yield Path(value)
 
 
@@ -105,6 +105,4 @@ def require_place(path: Path, word: str) -> None:
     if not place.is_dir():
         raise ConfigError(f"{word} {path}: cannot be written, {place} is not a folder; give another path")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(
-            f"{word} {path}: cannot be written, you have no permission to write in the folder {place}; give another path"
-        )
+        raise ConfigError(f"{word} {path}: cannot be written, no permission to write in {place}; give another path")

@@ -76,7 +76,7 @@ def test_a_folder_without_permission_is_said_before_the_work(
     asked = os.access
     monkeypatch.setattr(guard.os, "access", lambda path, mode: Path(path).name != "flux" and asked(path, mode))
     words = ["bench", "coverage", "--page", "page.md", "--out"]
-    assert_one_line(qdit(*words, "flux/study.json"), "--out flux/study.json", "no permission to write in the folder")
+    assert_one_line(qdit(*words, "flux/study.json"), "--out flux/study.json", "no permission to write in")
     assert_one_line(qdit("calibrate", "w.safetensors", "flux"), "no permission")
 
 
@@ -113,6 +113,13 @@ def test_every_parameter_that_a_command_writes_to_is_an_output() -> None:
     assert outputs["bench outliers"] == {"out", "page", "figure"} and outputs["train video-quality"] == {"out", "picture"}
     assert outputs["vbench run"] == {"out"} and outputs["vbench score"] == {"out"}, "the listing is an input there"
     assert outputs["features"] == set()
+
+
+def test_the_name_of_a_data_set_is_no_path(qdit: Qdit, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("qdit.mini.reference.make_mini_reference", lambda *arguments: made.append(arguments))
+    Path("digits").write_bytes(b"a reference file of an earlier call")
+    assert qdit("reference", "digits").code == 0 and made[0][0] == "digits"
 
 
 @pytest.mark.parametrize("name", ["study.json", "new/folder/study.json", "flux", "link.safetensors"])
