@@ -197,6 +197,16 @@ def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> No
     assert sum(line[0] == "here:" for line in lines if line) == 2, "both are missing yet"
 
 
+def test_steps_that_are_only_printed_are_no_rows(tmp_path: Path) -> None:
+    """A profile with fewer steps of Table 4: the command ended with a traceback after it had made the row."""
+    mini = load_profile("mini")
+    for block in mini["tables"]["table4"]["blocks"]:
+        block["methods"] = ["fp", "rtn", "rtn-g16-static"]
+    row = find_row(mini, "table4 rtn w4a8 natural")
+    text = beside_published(mini, "table4", rows_of_row(mini, row), tmp_path / "mini")
+    assert text.count("here: missing") == 2 and "RTN" in text and "Sample-wise" not in text
+
+
 def test_addresses_that_nobody_tried_are_said(paper: Profile) -> None:
     files = {file.path.name: file for file in files_of(paper) if file.entry}
     assert files["VBench_full_info.json"].is_tried and "seen this address" not in files["VBench_full_info.json"].about

@@ -76,7 +76,7 @@ def load_mp4s(folder: Path) -> ClipSet:
     if not named:
         raise DataError(f"{folder}: holds no MP4 files, at least one is needed; write them with qdit video clips")
     for path, (prompt, _, number) in named.items():
-        if not prompt or not number.isdigit():
+        if not prompt or not number.isdecimal():
             raise DataError(f"{path}: the name is not '<prompt>-<number>.mp4', as VBench names clips; rename it")
     frames = [torch.from_numpy(read_mp4(path, frames=FRAMES)).permute(3, 0, 1, 2) for path in named]
     for path, clip in zip(named, frames, strict=True):
