@@ -183,10 +183,15 @@ def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, An
 def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
     """Files of the snapshots in a folder, in the order of the training. `iterations` selects some of them.
 
-    `path` may also be one file. DataError if there are no snapshots.
+    `path` may also be one file. DataError if there are no snapshots, and for an iteration without one.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    chosen = [file for file in files if not iterations or (file.stem.isdecimal() and int(file.stem) in iterations)]
+    known = {int(file.stem): file for file in files if file.stem.isdecimal()}
+    chosen = files if not iterations else [file for number, file in known.items() if number in iterations]
+    if chosen and (lacking := sorted(set(iterations) - known.keys())):
+        raise DataError(
+            f"{path}: found no snapshot of iteration {lacking[0]}; it has {', '.join(map(str, known))}; take of these"
+        )
     if not chosen:
         raise DataError(
             f"{path}: found no snapshots{' of these iterations' if files else ''}; give the folder `snapshots` of a"

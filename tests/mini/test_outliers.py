@@ -131,6 +131,8 @@ def test_what_is_no_snapshot_is_refused(snapshots: Path, tmp_path: Path) -> None
         snapshot_files(tmp_path / "none")
     with pytest.raises(DataError, match="found no snapshots of these iterations"):
         snapshot_files(snapshots, (3,))
+    with pytest.raises(DataError, match="found no snapshot of iteration 3; it has 1, 2, 4; take of these"):
+        snapshot_files(snapshots, (4, 3))
     with pytest.raises(DataError, match="method 'rtm': allowed are rtn, q-dit, ptq4dit; did you mean 'rtn'"):
         Plan(methods=("rtm",))
     save_tensors(snapshots / "000008.safetensors", {"weight": torch.zeros(1)}, {})
