@@ -47,8 +47,9 @@ def check_call(parameters: Sequence[Any], values: Mapping[str, Any]) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{name} {value}: is not a finite number; give {words.get(name, name)} another value")
     outputs = {p.name: values[p.name] for p in parameters if is_output(p) and isinstance(values.get(p.name), Path)}
-    for name, path in outputs.items():
-        require_place(path, words[name])
+    for parameter in parameters:
+        if (path := outputs.get(parameter.name)) is not None:
+            require_place(path, words[parameter.name], file=is_file(parameter))
     for name, path in outputs.items():
         others = {other: [value] for other, value in outputs.items() if other != name}
         others |= {other: list(inputs_in(other, value)) for other, value in values.items() if other not in outputs}
@@ -72,6 +73,12 @@ def is_output(parameter: Any) -> bool:
     return parameter.name in OUTPUTS or "to write" in (getattr(parameter, "help", None) or "")
 
 
+def is_file(parameter: Any) -> bool:
+    """Return whether an output is a file in any case. The help of an output that may be a folder says so."""
+    text = getattr(parameter, "help", None) or ""
+    return "folder" not in text.lower() and "without suffix" not in text
+
+
 def inputs_in(name: str, value: Any) -> Iterator[Path]:
     """Yield the paths in the value of an input: a path, a list of paths, or a list of texts `kind=path`."""
     if isinstance(value, Path):
@@ -93,12 +100,14 @@ def is_same(path: Path, other: Path) -> bool:
     return path.exists() and other.exists() and path.samefile(other)
 
 
-def require_place(path: Path, word: str) -> None:
+def require_place(path: Path, word: str, *, file: bool = False) -> None:
     """Raise ConfigError if `path` cannot be written: its folder is no folder or is read-only. `word` is its flag.
 
-    A folder that does not exist yet is made by the command that writes. A path that is a folder itself is an output
-    folder or is refused by the command. Devices are refused there too.
+    With `file` a path that is a folder is an error too. A folder that does not exist yet is made by the command that
+    writes, which also refuses devices.
     """
+    if file and path.is_dir():
+        raise ConfigError(f"{word} {path}: is a folder, the output is a file; give the path of a file")
     if path.exists() and not path.is_dir() and not path.is_file():
         return
     place = path if path.is_dir() else next(f for f in Path(os.path.abspath(path)).parents if os.path.lexists(f))

@@ -77,7 +77,29 @@ def test_a_folder_without_permission_is_said_before_the_work(
     monkeypatch.setattr(guard.os, "access", lambda path, mode: Path(path).name != "flux" and asked(path, mode))
     words = ["bench", "coverage", "--page", "page.md", "--out"]
     assert_one_line(qdit(*words, "flux/study.json"), "--out flux/study.json", "no permission to write in")
-    assert_one_line(qdit("calibrate", "w.safetensors", "flux"), "no permission")
+    assert_one_line(qdit("quantize", "w.safetensors", "flux", "--method", "rtn"), "OUT flux: cannot be written")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "bench kernels flux",
+        "bench coverage --page page.md --out flux",
+        "calibrate w.safetensors flux",
+        "search w.safetensors .",
+        "search w.safetensors /",
+        "reference flux",
+        "video suite flux",
+        "--benchmark flux ls",
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_said_before_the_work(
+    qdit: Qdit, inputs: Path, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("qdit.bench.coverage_study.coverage_study", "qdit.bench.kernels.measure"):
+        monkeypatch.setattr(name, lambda *arguments: pytest.fail("it has worked already"))
+    assert_one_line(qdit(*words.split()), "is a folder, the output is a file")
+    assert [path.name for path in Path("flux").iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize(
@@ -108,11 +130,15 @@ def leaves(group: Any, *path: str) -> Iterator[tuple[str, Any]]:
 
 
 def test_every_parameter_that_a_command_writes_to_is_an_output() -> None:
-    outputs = {name: {p.name for p in of.params if guard.is_output(p)} for name, of in leaves(get_command(cli.app))}
+    commands = dict(leaves(get_command(cli.app))).items()
+    outputs = {name: {p.name for p in of.params if guard.is_output(p)} for name, of in commands}
     assert outputs["export"] == {"folder"} and outputs["vbench clips"] == {"folder", "listing"}
     assert outputs["bench outliers"] == {"out", "page", "figure"} and outputs["train video-quality"] == {"out", "picture"}
     assert outputs["vbench run"] == {"out"} and outputs["vbench score"] == {"out"}, "the listing is an input there"
     assert outputs["features"] == set()
+    files = {name: {p.name for p in of.params if guard.is_output(p) and guard.is_file(p)} for name, of in commands}
+    assert files["export-samples"] == files["video clips"] == files["quantize"] == files["table"] == set()
+    assert files["vbench clips"] == {"listing"} and files["search"] == files["evaluate"] == {"out"}
 
 
 def test_the_name_of_a_data_set_is_no_path(qdit: Qdit, inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
