@@ -6,6 +6,7 @@ them.
 
 import io
 import os
+import re
 import resource
 import sys
 import time
@@ -55,7 +56,7 @@ Data goes this way: weights → calibrate → (search) → quantize → sample �
 \b
 Exit codes:
   0  success
-  1  doctor, explain or check-rows found a problem, or the program failed (traceback)
+  1  doctor, explain or check-rows found a problem, the memory is too small, or the program failed (traceback)
   2  bad input; one line on stderr says what was found, what is allowed and what to do
 """
 
@@ -145,6 +146,12 @@ def one_line(problem: Exception) -> str:
     return str(problem)
 
 
+def lacks_memory(problem: Exception) -> bool:
+    """Return whether an error means that the memory of the machine or of its GPU is too small."""
+    words = "can't allocate memory|out of memory"  # of torch, whose class of errors says less
+    return isinstance(problem, MemoryError) or re.search(words, str(problem)) is not None
+
+
 def write_benchmark(path: Path, seconds: float) -> None:
     """Write the wall time and processor time (seconds) and the peak memory (MiB) of this process to a JSON file.
 
@@ -209,4 +216,10 @@ def main() -> None:
             raise
         print(f"qdit: error: {' '.join(one_line(problem).split())}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as problem:
+        if os.environ.get(DEBUG) or not lacks_memory(problem):
+            raise
+        about = " ".join(str(problem).split())[:200] or "no memory is left"
+        print(f"qdit: error: too little memory ({about}); take smaller numbers or another machine", file=sys.stderr)
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

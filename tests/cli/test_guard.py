@@ -179,6 +179,40 @@ def test_devices_of_trainings_and_benchmarks_are_checked(qdit: Qdit, inputs: Pat
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    "problem",
+    [
+        MemoryError("Unable to allocate 1.42 PiB for an array"),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried\n to"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)
+def test_too_little_memory_is_one_line(
+    qdit: Qdit, inputs: Path, monkeypatch: pytest.MonkeyPatch, problem: Exception
+) -> None:
+    def study(plan: Any) -> Any:
+        raise problem
+
+    monkeypatch.setattr("qdit.bench.coverage_study.coverage_study", study)
+    outcome = qdit("bench", "coverage", "--out", "study.json", "--page", "page.md")
+    assert outcome.code == 1 and outcome.err.count("\n") == 1
+    assert outcome.err.startswith("qdit: error: too little memory (") and "take smaller numbers" in outcome.err
+
+
+def test_another_error_of_the_program_keeps_its_traceback(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def study(plan: Any) -> Any:
+        raise RuntimeError("a mistake of ours")
+
+    monkeypatch.setattr("qdit.bench.coverage_study.coverage_study", study)
+    monkeypatch.setattr(sys, "argv", ["qdit", "bench", "coverage", "--out", "study.json", "--page", "page.md"])
+    monkeypatch.delenv(cli.DEBUG, raising=False)
+    with pytest.raises(RuntimeError, match="a mistake of ours"):
+        cli.main()
+
+
 def test_characters_that_the_terminal_lacks_are_replaced(repository: Path) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONPATH": str(repository)}
     command = [sys.executable, "-m", "qdit", "--help"]

@@ -49,6 +49,7 @@ def test_a_row_is_named_by_table_method_and_bits(paper: Profile) -> None:
     assert find_row(paper, guided.words) == guided, "the whole name finds it again"
     assert find_row(paper, "rtn-g64-dynamic w4a8 dit-512-cfg1.0-s50").table == "table1"
     assert find_row(paper, "table3 q-dit w4a8").run.setting.startswith("opensora")
+    assert find_row(paper, "Table2 Q-DiT W4A8") == find_row(paper, "table2 q-dit w4a8")
     assert [run.label for run in rows_of_row(paper, find_row(paper, "table2 fp w16a16"))] == ["fp"]
 
 
