@@ -42,7 +42,10 @@ FpSamples = Annotated[Path | None, typer.Option(help="Samples of full precision 
 Resamples = Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")]
 OF_IMAGES = {
     name: f"--{name.replace('_', '-')}"
-    for name in ("reference_file", "reference_name", "extractor", "extractor_weights", "lpips", "judged", "judge_reference")
+    for name in (
+        *("reference_file", "reference_name", "judge_reference"),
+        *("extractor", "extractor_weights", "lpips", "judged"),
+    )
 }
 """Parameter → flag of `qdit evaluate` that only images have."""
 OF_CLIPS = {"suite": "--suite", "clips_per_prompt": "--samples", "instruments": "--instruments"}

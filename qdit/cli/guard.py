@@ -110,7 +110,8 @@ def require_place(path: Path, word: str, *, file: bool = False) -> None:
         raise ConfigError(f"{word} {path}: is a folder, the output is a file; give the path of a file")
     if path.exists() and not path.is_dir() and not path.is_file():
         return
-    place = path if path.is_dir() else next(f for f in Path(os.path.abspath(path)).parents if os.path.lexists(f))
+    above = Path(os.path.abspath(path)).parents
+    place = path if path.is_dir() else next(folder for folder in above if os.path.lexists(folder))
     if not place.is_dir():
         raise ConfigError(f"{word} {path}: cannot be written, {place} is not a folder; give another path")
     if not os.access(place, os.W_OK | os.X_OK):
