@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qdit.cli.options import MINI, Profile, named_file
+from qdit.cli.options import MINI, Profile, Results, named_file
 from qdit.core.errors import ConfigError
 
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
@@ -273,7 +273,7 @@ def full_size(
 @bench_app.command()
 def floor(
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
+    results: Results = None,
     cores: Annotated[int, typer.Option(min=1, help="Cores of the run.")] = 2,
 ) -> None:
     """Compare the time of a run with the time that its floating-point operations need.
@@ -288,7 +288,9 @@ def floor(
     from qdit.workflow.floor import float32_rate, floor_text
     from qdit.workflow.profile import load_profile
 
-    typer.echo(floor_text(load_profile(*profile), results, float32_rate(), cores), nl=False)
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    typer.echo(floor_text(loaded, folder, float32_rate(), cores), nl=False)
 
 
 @bench_app.command()

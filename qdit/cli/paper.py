@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Device, hexadecimal, on_device, parse_json_object
+from qdit.cli.options import Device, Results, hexadecimal, on_device, parse_json_object
 from qdit.core.errors import ConfigError
+
+MINI_RESULTS = Path("results/mini")
+"""Results that `qdit explain` reads if neither results nor a profile are named."""
 
 
 def explain(
@@ -14,10 +17,12 @@ def explain(
     row: Annotated[
         list[str] | None, typer.Argument(help="Number of the row, or words such as q-dit w4a8; default: list the rows.")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+    results: Results = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", "--config", help="Profile: a name or a file; default RESULTS/profile.json."),
+        typer.Option(
+            "--profile", "--config", help="Profile: a name or a file; default profile.json of RESULTS, or of results/mini."
+        ),
     ] = None,
 ) -> None:
     """Show what led to a table row.
@@ -34,11 +39,12 @@ def explain(
     from qdit.workflow.explain import explain_text, listing
     from qdit.workflow.profile import load_profile
 
-    loaded = load_profile(*(profile or [str(results / "profile.json")]))
+    loaded = load_profile(*(profile or [str((results or MINI_RESULTS) / "profile.json")]))
     if not row:
         typer.echo(listing(loaded, table))
         return
-    text, whole = explain_text(loaded, table, " ".join(row), results)
+    folder = results or Path("results", loaded["profile"])
+    text, whole = explain_text(loaded, table, " ".join(row), folder)
     typer.echo(text)
     if not whole:
         raise typer.Exit(1)

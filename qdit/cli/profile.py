@@ -83,7 +83,7 @@ def check_rows(
 
 def times(
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
+    results: Results = None,
 ) -> None:
     """Show how many seconds tables and methods took.
 
@@ -97,7 +97,8 @@ def times(
     from qdit.report.data.times import times_text
     from qdit.workflow.profile import load_profile
 
-    typer.echo(times_text(load_profile(*profile), results), nl=False)
+    loaded = load_profile(*profile)
+    typer.echo(times_text(loaded, results or Path("results", loaded["profile"])), nl=False)
 
 
 def validate(

@@ -8,7 +8,7 @@ import typer
 from qdit.cli import steps
 from qdit.cli import video_search as cli_video_search
 from qdit.cli.evaluate import evaluate as evaluate_samples
-from qdit.cli.options import MINI, Device, Profile, Threads, on_device, shipped, use_threads
+from qdit.cli.options import MINI, Device, Profile, Results, Threads, on_device, shipped, use_threads
 from qdit.cli.sampling import INSTRUMENTS, ClipsPerPrompt, Suite, prompts_of
 
 MODEL = "stdit3-moving-digits"
@@ -132,7 +132,7 @@ def mp4(
     table: Annotated[str, typer.Argument(help="A table of clips, e.g. table3.")],
     out: Annotated[Path, typer.Argument(help="Folder of the MP4 files.")],
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+    results: Results = None,
 ) -> None:
     """Write the clips that a table shows as MP4 files.
 
@@ -144,8 +144,10 @@ def mp4(
     from qdit.report.pages.clip_files import write_clip_files
     from qdit.workflow.profile import load_profile
 
-    require_results(results)
-    for path in write_clip_files(load_profile(*profile), table, results, out):
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    require_results(folder)
+    for path in write_clip_files(loaded, table, folder, out):
         typer.echo(path)
 
 
