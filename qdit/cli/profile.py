@@ -192,7 +192,8 @@ def doctor(
     for line in plan_lines(loaded, [table_row] if table_row else [], folder):
         typer.echo(line)
     findings = examine(checked, folder)
-    typer.echo(doctor_text(checked, findings, details=details, row=table_row.words if table_row else None))
+    words = table_row.words if table_row else None
+    typer.echo(doctor_text(checked, findings, details=details, row=words, layers=profile))
     for name, value in surroundings(gpu_needed=needs_gpu(loaded)).items():
         typer.echo(f"{name}: {value}")
     if tflops or figure or "files" in loaded:

@@ -1,6 +1,7 @@
 """One row in an evening: how it is named, what it needs of a profile, its smoke form, and hours by card."""
 
 import os
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from qdit.report.pages.one_row import beside_published
 from qdit.workflow.cost import Speed, card_speed, cost_text, jobs_of, speed_of
 from qdit.workflow.cost_speeds import CARDS
 from qdit.workflow.cost_tables import ONCE, speeds_of_cards, table_hours, tables_text
+from qdit.workflow.doctor import Finding
+from qdit.workflow.doctor_text import doctor_text
 from qdit.workflow.fetch import files_of, needed_files
 from qdit.workflow.one_row import (
     find_row,
@@ -187,6 +190,22 @@ def test_the_commands_name_the_row_its_files_and_hours(tmp_path: Path, monkeypat
     assert "next: qdit fetch --profile paper --row 'table2 q-dit w4a8 dit-256-cfg1.0-s100" in checked.output
     alone = CliRunner().invoke(app, ["run", "--smoke"])
     assert isinstance(alone.exception, ConfigError) and "--smoke: found no --row" in str(alone.exception)
+
+
+def test_the_next_command_names_the_files_of_the_profile(paper: Profile, tmp_path: Path, monkeypatch) -> None:
+    """The name of an overlay is no profile that a command knows."""
+    monkeypatch.chdir(tmp_path)
+    mine, layers = {**paper, "profile": "mine"}, ["paper", "my files/mine.yaml"]
+    words = "qdit fetch --profile paper --profile 'my files/mine.yaml' --row 'table2 q-dit w4a8 dit-256-cfg1.0-s100"
+    with pytest.raises(DataError, match=re.escape(words)):
+        require_files(mine, [find_row(mine, ROW)], layers)
+    with pytest.raises(DataError, match="qdit fetch --profile mine --row"):
+        require_files(mine, [find_row(mine, ROW)])
+    needed = next(file for file in files_of(mine) if file.entry)
+    finding = Finding(False, "weights: missing", "weights of models", needed)
+    text = doctor_text(mine, [finding], layers=layers)
+    assert "next: qdit fetch --profile paper --profile 'my files/mine.yaml' downloads what is missing" in text
+    assert "qdit doctor --profile paper --profile 'my files/mine.yaml' --all" in text
 
 
 def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> None:
