@@ -83,6 +83,8 @@ def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
     assert refused(qdit("video", "evaluate", clips, *absent, "--samples", 1), "absent.safetensors", "no such file")
     clips.write_bytes(clips.read_bytes()[:-500])
     assert refused(qdit("video", "evaluate", clips, *options), "not a readable npz")
+    named = qdit("video", "clips", tmp_path / "clips.mp4", "--suite", suite, "--samples", 1)
+    assert refused(named, "clips.mp4: expected a name that ends in .npz") and not (tmp_path / "clips.mp4").exists()
     suite.write_text('[{"prompt_en": "a red cow, standing still", "dimension": ["scene"]}]')
     assert refused(qdit("video", "clips", clips, "--suite", suite), "unknown word 'cow'", str(suite))
     assert not out.exists()

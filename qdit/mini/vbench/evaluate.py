@@ -45,7 +45,12 @@ class ClipSet:
             )
 
     def save(self, path: Path) -> None:
-        """Write one npz file, or, if `path` has no suffix, a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
+        """Write one npz file, or, if `path` has no suffix, a folder of lossless MP4 files `<prompt>-<number>.mp4`.
+
+        DataError for another suffix, such as `.mp4`: the file would hold something else than its name says.
+        """
+        if path.suffix not in ("", ".npz"):
+            raise DataError(f"{path}: expected a name that ends in .npz, or a folder, whose name has no dot; rename it")
         if not path.suffix:
             for clip, prompt, number in zip(self.frames, self.prompts, self.numbers, strict=True):
                 write_mp4(path / f"{prompt}-{number}.mp4", clip.permute(1, 2, 3, 0).numpy(), fps=FPS, lossless=True)
