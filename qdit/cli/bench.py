@@ -210,7 +210,7 @@ def on_gpu(
 @bench_app.command("gpu-code")
 def gpu_code(
     out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-gpu-code.json",
-    size: Annotated[list[int] | None, typer.Option(min=4, help="Group size; default: 32, 64, 96, 128, 192, 288.")] = None,
+    size: Annotated[list[int] | None, typer.Option(min=4, help="Size; default: 32, 64, 96, 128, 192, 288.")] = None,
 ) -> None:
     """Count the instructions of the kernels for GPUs. No GPU is needed.
 

@@ -21,7 +21,7 @@ def explain(
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            "--profile", "--config", help="Profile: a name or a file; default profile.json of RESULTS, or of results/mini."
+            "--profile", "--config", help="Profile: name or file; default profile.json of RESULTS, or of results/mini."
         ),
     ] = None,
 ) -> None:

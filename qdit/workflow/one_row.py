@@ -67,9 +67,9 @@ def block_of(run: Run) -> str:
 def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRow:
     """Find the row that `text` names by a table, a method's label and bits. Setting, form and scope may follow.
 
-    The words may have any order, and capital letters. If the text names no table, the row is searched in `tables`, or in all. If the table
-    has the row in several blocks, the row of the first block is returned. ConfigError for unknown names, and if several
-    rows have the names.
+    The words may have any order, and capital letters. If the text names no table, the row is searched in `tables`, or
+    in all. If the table has the row in several blocks, the row of the first block is returned. ConfigError for unknown
+    names, and if several rows have the names.
     """
     words, tables_by_word = text.lower().split(), {name.lower(): name for name in profile["tables"]}
     named = [tables_by_word[word] for word in words if word in tables_by_word]

@@ -51,8 +51,8 @@ def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> 
     for name, before, layer in zip(names[1:], names, layers[1:], strict=False):
         if is_whole(layer):
             raise ConfigError(
-                f"profile {name}: is a whole profile and stands after {before}, whose values it replaces; name the whole"
-                " profile first, and its overlays after it"
+                f"profile {name}: is a whole profile and stands after {before}, whose values it replaces; name the"
+                " whole profile first, and its overlays after it"
             )
     if not any(map(is_whole, layers)):
         layers.insert(0, read_mapping(profile_file(DEFAULT)))

@@ -65,7 +65,7 @@ def check_corrected(profile: ProfileModel, label: str) -> None:
     if facts is not None and facts.base is None:
         raise ConfigError(f"{where}: found {base!r}, but {facts.name} corrects no other method; remove it")
     if facts is not None and (method := profile.methods[base].method) != facts.base:
-        raise ConfigError(f"{where}: {base} is an entry of {method}, {facts.name} corrects {facts.base}; name one of it")
+        raise ConfigError(f"{where}: {base} is an entry of {method}, {facts.name} corrects {facts.base}; name one")
     corrected = [label]
     while base is not None:
         if base in corrected:

@@ -241,7 +241,7 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
     ),
     "method that corrects itself": (
         lambda p: p["methods"]["ptqd"].update(base="ptqd"),
-        r"methods\.ptqd\.base: ptqd is an entry of ptqd, ptqd corrects q-diffusion; name one of it",
+        r"methods\.ptqd\.base: ptqd is an entry of ptqd, ptqd corrects q-diffusion; name one",
     ),
     "method that corrects another one": (
         lambda p: p["methods"]["ptqd"].update(base="rtn"),

@@ -80,7 +80,7 @@ def samples_of(arrays: Arrays) -> int:
     try:
         return int(json.loads(str(arrays["record"]))["samples"])
     except (ValueError, KeyError, TypeError):
-        raise Missing("the analysis has no readable record; delete it and run `snakemake --cores all figures`") from None
+        raise Missing("the analysis has no valid record; delete it and run `snakemake --cores all figures`") from None
 
 
 def require(arrays: Arrays, *names: str) -> list[np.ndarray]:

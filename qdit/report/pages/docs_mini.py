@@ -76,8 +76,8 @@ def require_filled_by_us(docs: Path) -> None:
     others = sorted(path.name for path in docs.iterdir() if path.is_file()) if docs.is_dir() else []
     if others and RECORD not in others:
         raise ConfigError(
-            f"--docs {docs}: holds {others[0]} and no {RECORD}, so `qdit docs-mini` did not fill it, and would remove what"
-            " it did not write; give docs/mini or an empty folder"
+            f"--docs {docs}: holds {others[0]} and no {RECORD}, so `qdit docs-mini` did not fill it, and would remove"
+            " what it did not write; give docs/mini or an empty folder"
         )
 
 

@@ -101,7 +101,7 @@ def contests_of(
         for word in words:
             if word not in known:
                 names = ", ".join(dict.fromkeys(known))
-                raise ConfigError(f"--{flag} {word!r}: {table} has {names}{did_you_mean(word, known)}; take one of them")
+                raise ConfigError(f"--{flag} {word!r}: {table} has {names}{did_you_mean(word, known)}; take one")
     for block in blocks:
         labels = tuple(label for label in block["methods"] if not methods or label in methods)
         for some in block["bits"]:
