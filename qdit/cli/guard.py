@@ -95,7 +95,7 @@ def inputs_in(name: str, value: Any) -> Iterator[Path]:
 
 def is_same(path: Path, other: Path) -> bool:
     """Return whether two paths lead to the same file or folder, or would if they existed."""
-    if os.path.abspath(path) == os.path.abspath(other):
+    if os.path.realpath(path) == os.path.realpath(other):
         return True
     return path.exists() and other.exists() and path.samefile(other)
 
@@ -110,7 +110,7 @@ def require_place(path: Path, word: str, *, file: bool = False) -> None:
         raise ConfigError(f"{word} {path}: is a folder, the output is a file; give the path of a file")
     if path.exists() and not path.is_dir() and not path.is_file():
         return
-    above = Path(os.path.abspath(path)).parents
+    above = Path(os.path.normpath(path.absolute())).parents
     place = path if path.is_dir() else next(folder for folder in above if os.path.lexists(folder))
     if not place.is_dir():
         raise ConfigError(f"{word} {path}: cannot be written, {place} is not a folder; give another path")

@@ -86,7 +86,9 @@ def test_the_results_of_a_profile_are_looked_for_in_its_own_folder(
     one_failed_run(tmp_path / "results" / "mini")
     mine = ("--profile", "mine.yaml")
     assert printed("times", *mine, code=2).startswith("qdit: error: results/mine: no benchmark files of runs")
-    assert printed("video", "mp4", "table3", "out", *mine, code=2).startswith("qdit: error: results/mine: no such folder")
+    assert printed("video", "mp4", "table3", "out", *mine, code=2).startswith(
+        "qdit: error: results/mine: no such folder"
+    )
     folders: list[Path] = []
 
     def explained(profile: object, table: str, row: str, results: Path) -> tuple[str, bool]:

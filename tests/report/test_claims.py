@@ -249,7 +249,9 @@ def test_a_page_with_the_name_of_its_own_csv_is_refused(
 ) -> None:
     """The CSV replaced the page, and the command printed the same path twice."""
     report = load_report(profile, results)
-    with pytest.raises(ConfigError, match=rf"--out .*{name}: is the page in HTML, .*; give a name such as .*claims\.html"):
+    with pytest.raises(
+        ConfigError, match=rf"--out .*{name}: is the page in HTML, .*; give a name such as .*claims\.html"
+    ):
         write_report(report, "page", "markdown", tmp_path / name)
     assert not (tmp_path / name).exists()
 

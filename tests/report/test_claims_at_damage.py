@@ -226,13 +226,13 @@ def test_a_damaged_row_of_the_other_run_is_left_out(results: Path, profile: dict
     assert comparison.name == "the run of seed 1 in seed1"
     for path in paths:
         path.write_text("[]", encoding="utf-8")
-    with pytest.raises(DataError, match=rf"seed1: found no row with numbers \({re.escape(str(paths[0]))}: .* is not an object"):
+    with pytest.raises(
+        DataError, match=rf"seed1: found no row with numbers \({re.escape(str(paths[0]))}: .* is not an object"
+    ):
         load_report(profile, results, [other_seed])
 
 
-def test_rows_of_two_seeds_in_one_folder_are_refused(
-    results: Path, profile: dict[str, Any], other_seed: Path
-) -> None:
+def test_rows_of_two_seeds_in_one_folder_are_refused(results: Path, profile: dict[str, Any], other_seed: Path) -> None:
     path = sorted(other_seed.glob("runs/*/*/*/*/metrics.json"))[-1]
     record = json.loads(path.read_text(encoding="utf-8"))
     record["protocol"]["seed"] = 7

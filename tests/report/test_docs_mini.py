@@ -133,7 +133,9 @@ def test_a_run_that_cannot_be_shown_leaves_the_old_pages(
     (finished / "leaderboard.csv").write_text("setting\nx\n", encoding="utf-8")
     with pytest.raises(KeyError):
         fill(profile, finished, docs, readme, commit="abc")
-    assert {path.name for path in docs.iterdir()} == {"old.html", "run.json"} and "old\n" in readme.read_text(encoding="utf-8")
+    assert {path.name for path in docs.iterdir()} == {"old.html", "run.json"} and "old\n" in readme.read_text(
+        encoding="utf-8"
+    )
 
 
 def test_files_that_this_command_did_not_write_are_never_removed(

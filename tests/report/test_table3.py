@@ -322,7 +322,9 @@ def test_blocks_of_one_form_do_not_write_each_others_mp4_files(
     video: Profile, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two settings at one form: each row of each block is in the file that has its setting in the name."""
-    monkeypatch.setattr("qdit.report.pages.clip_files._write", lambda path, strip, zoom: path.parent.mkdir(exist_ok=True))
+    monkeypatch.setattr(
+        "qdit.report.pages.clip_files._write", lambda path, strip, zoom: path.parent.mkdir(exist_ok=True)
+    )
     video["settings"]["other"] = dict(video["settings"][SETTING])
     blocks = video["tables"]["table3"]["blocks"]
     blocks.append({**blocks[0], "setting": "other", "methods": ["fp", "rtn"]})

@@ -197,7 +197,9 @@ def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tm
     assert speed_of(mini, tmp_path, None) == measured
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"seconds": "x"}', '{"seconds": null}', '{"seconds": NaN}', '{"seconds": -1}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"seconds": "x"}', '{"seconds": null}', '{"seconds": NaN}', '{"seconds": -1}']
+)
 def test_a_damaged_file_of_times_is_left_out_of_the_speed(tmp_path: Path, text: str) -> None:
     mini = load_profile("mini")
     first, second = profiles.runs_of(mini, "table2")[:2]

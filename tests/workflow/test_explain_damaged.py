@@ -15,8 +15,14 @@ from qdit.workflow.profile import load_profile, runs_of
 from tests.small_models import random_dit
 
 RECORD: dict[str, Any] = {
-    **{"method": "rtn", "weight_bits": 4, "activation_bits": 8, "scope": "common", "options": {}},
-    **{"calibration_sha256": {}, "allocation_sha256": None, "weights_sha256": "a" * 64},
+    "method": "rtn",
+    "weight_bits": 4,
+    "activation_bits": 8,
+    "scope": "common",
+    "options": {},
+    "calibration_sha256": {},
+    "allocation_sha256": None,
+    "weights_sha256": "a" * 64,
 }
 
 

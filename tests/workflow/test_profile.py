@@ -225,7 +225,10 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: p["settings"][PLAIN].update(cfg_scale=101),
         r"cfg_scale: found 101, expected at most 100",
     ),
-    "seed that no generator takes": (lambda p: p.update(seed=2**63), r"seed: found 9223372036854775808, expected at most"),
+    "seed that no generator takes": (
+        lambda p: p.update(seed=2**63),
+        r"seed: found 9223372036854775808, expected at most",
+    ),
     "table named like a step": (
         lambda p: p["tables"].update(sample=p["tables"]["table2"]),
         r"tables\.sample: 'sample' is the name of a step of the workflow",
@@ -234,7 +237,10 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: p["tables"].update(evaluate_tool=p["tables"]["table2"]),
         r"tables\.evaluate_tool: ",
     ),
-    "table named like a target": (lambda p: p["tables"].update(all=p["tables"]["table2"]), r"tables\.all: 'all' is the"),
+    "table named like a target": (
+        lambda p: p["tables"].update(all=p["tables"]["table2"]),
+        r"tables\.all: 'all' is the",
+    ),
     "table named like a benchmark": (
         lambda p: p["tables"].update(bench_memory=p["tables"]["table2"]),
         r"tables\.bench_memory: ",
@@ -321,7 +327,9 @@ def test_bases_in_a_circle_are_refused_also_of_methods_whose_file_is_broken(
     methods["rtn"]["base"], methods["g4w+p4a"]["base"], methods["ptqd"]["base"] = "g4w+p4a", "ptqd", "rtn"
     model = ProfileModel.model_validate(profile)
     monkeypatch.setattr("qdit.workflow.profile_references.method_index", lambda: MethodIndex({}, ()))
-    with pytest.raises(ConfigError, match=r"rtn\.base: rtn corrects g4w\+p4a corrects ptqd corrects rtn; name an entry"):
+    with pytest.raises(
+        ConfigError, match=r"rtn\.base: rtn corrects g4w\+p4a corrects ptqd corrects rtn; name an entry"
+    ):
         check_corrected(model, "rtn")
 
 

@@ -107,7 +107,9 @@ def test_a_whole_profile_behind_an_overlay_does_not_replace_it_in_silence(
     last = record if whole == "record" else whole
     assert load_profile(last, overlay)["seed"] == 7
     for names in ((overlay, last), (last, overlay, last)):
-        with pytest.raises(ConfigError, match="is a whole profile and stands after .*mine.yaml, whose values it replaces"):
+        with pytest.raises(
+            ConfigError, match="is a whole profile and stands after .*mine.yaml, whose values it replaces"
+        ):
             load_profile(*names)
 
 

@@ -58,10 +58,16 @@ BIAS = "average.final_layer.linear.bias"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"drop": (BIAS,)}, r"not a training checkpoint of a DiT \(1 weights are missing, first final_layer.linear.bias"),
+        (
+            {"drop": (BIAS,)},
+            r"not a training checkpoint of a DiT \(1 weights are missing, first final_layer.linear.bias",
+        ),
         ({"model": None}, "its metadata lack model or iteration"),
         ({"model": {"depth": 2, "with": 3}}, "not a training checkpoint of a DiT .*with"),
-        ({"model": {**TINY.to_dict(), "hidden_size": 2 * TINY.hidden_size}}, "not a training checkpoint of a DiT .*size"),
+        (
+            {"model": {**TINY.to_dict(), "hidden_size": 2 * TINY.hidden_size}},
+            "not a training checkpoint of a DiT .*size",
+        ),
         ({"iteration": "2"}, "its metadata lack model or iteration"),
         ({"world": "moving-digits"}, "not a training checkpoint of a DiT; give the one that `qdit train` wrote"),
         ({"training": None}, "does not say training of its training"),
@@ -76,10 +82,14 @@ def test_a_checkpoint_that_is_not_whole_or_of_a_video_model_is_one_line(trained,
 
 
 def test_one_model_does_not_get_the_weights_of_another(trained, tmp_path, monkeypatch):
-    with pytest.raises(CheckpointError, match=r"holds another network, the name is dit-digits; give --name of your own"):
+    with pytest.raises(
+        CheckpointError, match=r"holds another network, the name is dit-digits; give --name of your own"
+    ):
         ship_dit(trained.path, tmp_path / "weights", name="dit-digits", salient=None)
     monkeypatch.setitem(MINI_MODELS, "dit-tiny", MiniModel(TINY, lambda: load("train")))
-    with pytest.raises(CheckpointError, match=r"holds the network of dit-tiny, the name is dit-fashion; give --name dit-t"):
+    with pytest.raises(
+        CheckpointError, match=r"holds the network of dit-tiny, the name is dit-fashion; give --name dit-t"
+    ):
         ship_dit(trained.path, tmp_path / "weights", name="dit-fashion", salient=None)
     assert not (tmp_path / "weights").exists()
     ship_dit(trained.path, tmp_path / "weights", name="dit-tiny", salient=None)

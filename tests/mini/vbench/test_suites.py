@@ -66,7 +66,10 @@ def test_the_json_has_vbench_schema_and_comes_back(tmp_path):
         ([{"prompt_en": "a red 2, standing still"}], "entry 0 has no prompt_en or no dimension"),
         ([{"prompt_en": "a red 2, standing still", "dimension": ["colour"]}], "'colour'; allowed are .* mean 'color'"),
         ([{"prompt_en": "a red cow, standing still", "dimension": ["color"]}], "unknown word 'cow'"),
-        ([{"prompt_en": "a red 2, standing still", "dimension": "color"}], "dimension 'color', expected a list of names"),
+        (
+            [{"prompt_en": "a red 2, standing still", "dimension": "color"}],
+            "dimension 'color', expected a list of names",
+        ),
         ([{"prompt_en": "a red 2, standing still", "dimension": 5}], "dimension 5, expected a list of names"),
         ([{"prompt_en": "a red 2, standing still", "dimension": [5]}], "the unknown dimension 5; allowed are"),
         ([{"prompt_en": "a red 2, standing still", "dimension": [["color"]]}], r"the unknown dimension \['color'\]"),
