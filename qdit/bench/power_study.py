@@ -92,13 +92,16 @@ def groups_of(rows: Sequence[MeasuredRow], settings: Sequence[str] = ()) -> dict
 def power_study(results: Path, *, settings: Sequence[str] = (), sizes: Sequence[int] = SIZES) -> dict[str, Any]:
     """Run the study on the rows below `results`. Return shares by metric and number of images, and the chosen metric.
 
-    The result is JSON. DataError without two rows that can be compared.
+    The result is JSON. DataError without two rows that can be compared, also for one of the `settings`.
     """
     rows = rows_of(results)
     full = {row.group[:3]: row for row in rows if row.is_full_precision}
     groups = {group: of for group, of in groups_of(rows, settings).items() if group[:3] in full}
     if not groups:
         raise DataError(f"{results}/runs: has no two measured rows of one setting and bits; run the profile first")
+    if lacking := sorted(set(settings) - {group[0] for group in groups}):
+        known = ", ".join(dict.fromkeys(group[0] for group in groups))
+        raise DataError(f"--setting {lacking[0]}: {results}/runs has no two measured rows of it; others are {known}")
     counts: dict[str, dict[int, list[int]]] = {name: {} for name in metrics_studied()}
     described = []
     for group, members in groups.items():

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qdit.cli.options import MINI, Profile
+from qdit.cli.options import MINI, Profile, Results, named_file
 from qdit.core.errors import ConfigError
 
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
@@ -142,11 +142,11 @@ def rounding(
 @bench_app.command()
 def latency(
     out: Annotated[Path, typer.Argument(help="Latency model to write (JSON).")],
-    width: Annotated[int, typer.Option(help="Width of the model.")] = 1152,
+    width: Annotated[int, typer.Option(min=4, help="Width of the model.")] = 1152,
     groups: Annotated[str, typer.Option(help="Group sizes, separated by commas.")] = "32,64,96,128,192,288",
-    rows: Annotated[int, typer.Option(help="Tokens of one call: batch times tokens of an image.")] = 256,
-    weight_bits: Annotated[int, typer.Option(help="2 to 8.")] = 4,
-    activation_bits: Annotated[int, typer.Option(help="2 to 8.")] = 8,
+    rows: Annotated[int, typer.Option(min=1, help="Tokens of one call: batch times tokens of an image.")] = 256,
+    weight_bits: Annotated[int, typer.Option(min=2, max=8, help="2 to 8.")] = 4,
+    activation_bits: Annotated[int, typer.Option(min=2, max=8, help="2 to 8.")] = 8,
     repeats: Repeats = 15,
 ) -> None:
     """Measure a latency model.
@@ -198,7 +198,9 @@ def on_gpu(
       qdit bench gpu --device cpu --quick
     """
     from qdit.bench.gpu import measure, record_path
+    from qdit.core.gpu_lease import check_device
 
+    check_device(device)
     words = [*(sections or []), "--device", device, *(["--quick"] if quick else [])]
     command = " ".join(["qdit bench gpu", *words])
     content = measure(command, device=device, quick=quick, sections=sections or (), say=typer.echo)
@@ -208,7 +210,7 @@ def on_gpu(
 @bench_app.command("gpu-code")
 def gpu_code(
     out: Annotated[Path, typer.Argument(help="Record to write.")] = STUDIES / "bench-gpu-code.json",
-    size: Annotated[list[int] | None, typer.Option(help="Group size; default: 32, 64, 96, 128, 192, 288.")] = None,
+    size: Annotated[list[int] | None, typer.Option(min=4, help="Size; default: 32, 64, 96, 128, 192, 288.")] = None,
 ) -> None:
     """Count the instructions of the kernels for GPUs. No GPU is needed.
 
@@ -271,7 +273,7 @@ def full_size(
 @bench_app.command()
 def floor(
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
+    results: Results = None,
     cores: Annotated[int, typer.Option(min=1, help="Cores of the run.")] = 2,
 ) -> None:
     """Compare the time of a run with the time that its floating-point operations need.
@@ -286,7 +288,9 @@ def floor(
     from qdit.workflow.floor import float32_rate, floor_text
     from qdit.workflow.profile import load_profile
 
-    typer.echo(floor_text(load_profile(*profile), results, float32_rate(), cores), nl=False)
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    typer.echo(floor_text(loaded, folder, float32_rate(), cores), nl=False)
 
 
 @bench_app.command()
@@ -294,7 +298,10 @@ def show(
     record: Annotated[Path, typer.Argument(help="Record that a benchmark wrote.")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Path without suffix: write OUT.md (of the kernels OUT.svg too) instead of printing."),
+        typer.Option(
+            callback=named_file,
+            help="Path without suffix: write OUT.md (of the kernels OUT.svg too) instead of printing.",
+        ),
     ] = None,
     into: Annotated[Path | None, typer.Option(help="Page into which to put the table, between its marks.")] = None,
 ) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile
+from qdit.cli.options import MINI, Profile, on_device
 
 STUDY = Path("results/studies/bench-block.json")
 
@@ -44,9 +44,10 @@ def block(
     from qdit.workflow.block_rows import block_rows
     from qdit.workflow.profile import load_profile
 
-    scale = replace(QUICK, device=device) if quick else Scale(device=device, repeats=repeats)
     command = f"qdit bench block {out} --table {table} --device {device}"
-    command += "".join(f" --bits {name}" for name in bits or ())
-    command += "".join(f" --profile {name}" for name in profile) + (" --quick" if quick else f" --repeats {repeats}")
+    command += "".join(f" --bits {width}" for width in bits or ())
+    command += "".join(f" --profile {layer}" for layer in profile) + (" --quick" if quick else f" --repeats {repeats}")
     rows = block_rows(load_profile(*profile), table, bits or ())
-    finish(measure(command, rows, table=table, scale=scale, say=typer.echo, keep=partial(write_record, out)), out)
+    with on_device(device) as name:
+        scale = replace(QUICK, device=name) if quick else Scale(device=name, repeats=repeats)
+        finish(measure(command, rows, table=table, scale=scale, say=typer.echo, keep=partial(write_record, out)), out)

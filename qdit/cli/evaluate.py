@@ -40,6 +40,17 @@ Form = Annotated[str, typer.Option(help="Form of the weights, for the record.")]
 Label = Annotated[str, typer.Option(help="Label of the method, for the record.")]
 FpSamples = Annotated[Path | None, typer.Option(help="Samples of full precision with the same noise.")]
 Resamples = Annotated[int, typer.Option(min=20, help="Resampled values of each metric behind its interval.")]
+OF_IMAGES = {
+    name: f"--{name.replace('_', '-')}"
+    for name in (
+        *("reference_file", "reference_name", "judge_reference"),
+        *("extractor", "extractor_weights", "lpips", "judged"),
+    )
+}
+"""Parameter → flag of `qdit evaluate` that only images have."""
+OF_CLIPS = {"suite": "--suite", "clips_per_prompt": "--samples", "instruments": "--instruments"}
+"""Parameter → flag of `qdit evaluate` that only clips have."""
+CLAIMED_SCOPES = ("common", "own")
 
 
 def family_of_samples(samples: Path) -> str:
@@ -71,6 +82,7 @@ def decoder_of(vae: Path | None, family: str) -> str | None:
 
 
 def evaluate(
+    context: typer.Context,
     samples: Annotated[Path, typer.Argument(help="Folder of chunks, of images with their features.")],
     out: Annotated[Path, typer.Argument(help="metrics.json to write.")],
     checkpoint: Annotated[
@@ -139,9 +151,10 @@ def evaluate(
     stated |= {"labels": labels, "frames": frames, "height": height, "width": width, "fps": fps}
     stated |= {"decoder": decoder_of(vae, family), "dtype": dtype}
     name = RunName(setting, model, form, label, replicate)
-    claimed = claims(bits, scope, samples, family)
+    claimed, clips = claims(bits, scope, samples, family), has_clips(samples)
+    refuse_flags_of_others(context, samples, clips=clips)
     job = EvaluateJob(samples, checkpoint, out, name, fp_samples, resamples, images, stated, claimed)
-    if not has_clips(samples):
+    if not clips:
         judges = parse_pairs(judged or [], "--judged"), parse_pairs(judge_reference or [], "--judge-reference")
         score_images(job, extractor, extractor_weights, reference_name, reference_file, lpips, judges)
     else:
@@ -149,13 +162,25 @@ def evaluate(
     say_metrics(out)
 
 
+def refuse_flags_of_others(context: typer.Context, samples: Path, *, clips: bool) -> None:
+    """Raise ConfigError for a flag of images if the samples are clips, and the reverse. It would have no effect."""
+    for name, flag in (OF_IMAGES if clips else OF_CLIPS).items():
+        if str(getattr(context.get_parameter_source(name), "name", "DEFAULT")) == "COMMANDLINE":
+            kind = "clips" if clips else "images"
+            raise ConfigError(f"{flag}: {samples} holds {kind}, and {kind} have no such option; leave it out")
+
+
 def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> dict[str, Any]:
     """Bits and scope that the user claims for imported samples.
 
-    ConfigError for samples of this suite, whose checkpoint holds bits and scope.
+    ConfigError for samples of this suite, whose checkpoint holds bits and scope, and for a scope without bits.
     """
     from qdit.core.run import IMPORTED, split_bits
 
+    if scope not in (None, *CLAIMED_SCOPES):
+        raise ConfigError(f"--scope {scope}: allowed are {', '.join(CLAIMED_SCOPES)}")
+    if bits is None and scope is not None:
+        raise ConfigError(f"--scope {scope}: is for imported samples, together with --bits; add it, or leave it out")
     if bits is None:
         return {}
     if family != IMPORTED:

@@ -4,7 +4,9 @@ Every command parses its arguments, calls one function and prints. A command imp
 them.
 """
 
+import io
 import os
+import re
 import resource
 import sys
 import time
@@ -43,6 +45,7 @@ from qdit.cli import (
     votes,
 )
 from qdit.cli import run as workflow
+from qdit.cli.guard import guard
 from qdit.core.errors import ConfigError, QditError
 
 HELP = """Post-training quantization of diffusion transformers: a benchmark and reproducibility suite.
@@ -53,7 +56,7 @@ Data goes this way: weights → calibrate → (search) → quantize → sample �
 \b
 Exit codes:
   0  success
-  1  doctor, explain or check-rows found a problem, or the program failed (traceback)
+  1  doctor, explain or check-rows found a problem, the memory is too small, or the program failed (traceback)
   2  bad input; one line on stderr says what was found, what is allowed and what to do
 """
 
@@ -143,6 +146,12 @@ def one_line(problem: Exception) -> str:
     return str(problem)
 
 
+def lacks_memory(problem: Exception) -> bool:
+    """Return whether an error means that the memory of the machine or of its GPU is too small."""
+    words = "can't allocate memory|out of memory"  # of torch, whose class of errors says less
+    return isinstance(problem, MemoryError) or re.search(words, str(problem)) is not None
+
+
 def write_benchmark(path: Path, seconds: float) -> None:
     """Write the wall time and processor time (seconds) and the peak memory (MiB) of this process to a JSON file.
 
@@ -175,14 +184,26 @@ def require_words(words: Sequence[str]) -> None:
 def whole_command() -> Callable[..., Any]:
     """Build the whole command line as one object, in a tenth of a second.
 
-    The command server builds it once for all jobs.
+    The command server builds it once for all jobs. Every command checks its outputs and numbers before it starts.
     """
-    return typer.main.get_command(app)
+    command = typer.main.get_command(app)
+    guard(command)
+    return command
+
+
+def print_every_character() -> None:
+    """Let standard output replace characters that its encoding lacks. By default Python would stop with a traceback.
+
+    Without this, a terminal that is not UTF-8 gets no `×`, and a file name in another encoding ends the command.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def main() -> None:
     """Run the command line. Bad input gives one line on stderr and exit code 2."""
     start = time.monotonic()
+    print_every_character()
     try:
         require_words(sys.argv[1:])
         status = whole_command()(standalone_mode=False, prog_name="qdit")
@@ -195,4 +216,10 @@ def main() -> None:
             raise
         print(f"qdit: error: {' '.join(one_line(problem).split())}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as problem:
+        if os.environ.get(DEBUG) or not lacks_memory(problem):
+            raise
+        about = " ".join(str(problem).split())[:200] or "no memory is left"
+        print(f"qdit: error: too little memory ({about}); take smaller numbers or another machine", file=sys.stderr)
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

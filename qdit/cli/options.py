@@ -1,6 +1,7 @@
 """Options that several commands share, and functions that read their values."""
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,23 @@ EXTRACTOR_WEIGHTS = Path("weights/digit-classifier.safetensors")
 def shipped(value: Path | None) -> Path | None:
     """Callback for arguments with weights or prompts: it takes the shipped file if the current folder has none."""
     return None if value is None else shipped_path(value)
+
+
+def hexadecimal(value: str | None) -> str | None:
+    """Callback for a sha256 or its first characters: capital letters become small. ConfigError for any other text."""
+    if value is not None and re.fullmatch("[0-9a-fA-F]{8,64}", value) is None:
+        raise ConfigError(
+            f"--sha256 {value!r:.80}: expected a digest of 64 hexadecimal digits, or its first 8 or more, as sha256sum"
+            " prints it"
+        )
+    return None if value is None else value.lower()
+
+
+def named_file(value: Path | None) -> Path | None:
+    """Callback for the path of a page with files beside it. ConfigError for a path without a file name, such as `.`."""
+    if value is not None and value.name in ("", ".."):
+        raise ConfigError(f"--out {value}: is a folder; add the name of the page, e.g. {value / 'page'}")
+    return value
 
 
 Weights = Annotated[

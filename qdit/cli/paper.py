@@ -5,8 +5,11 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Device, on_device, parse_json_object
+from qdit.cli.options import Device, Results, hexadecimal, on_device, parse_json_object
 from qdit.core.errors import ConfigError
+
+MINI_RESULTS = Path("results/mini")
+"""Results that `qdit explain` reads if neither results nor a profile are named."""
 
 
 def explain(
@@ -14,10 +17,12 @@ def explain(
     row: Annotated[
         list[str] | None, typer.Argument(help="Number of the row, or words such as q-dit w4a8; default: list the rows.")
     ] = None,
-    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+    results: Results = None,
     profile: Annotated[
         list[str] | None,
-        typer.Option("--profile", "--config", help="Profile: a name or a file; default RESULTS/profile.json."),
+        typer.Option(
+            "--profile", "--config", help="Profile: name or file; default profile.json of RESULTS, or of results/mini."
+        ),
     ] = None,
 ) -> None:
     """Show what led to a table row.
@@ -34,11 +39,12 @@ def explain(
     from qdit.workflow.explain import explain_text, listing
     from qdit.workflow.profile import load_profile
 
-    loaded = load_profile(*(profile or [str(results / "profile.json")]))
+    loaded = load_profile(*(profile or [str((results or MINI_RESULTS) / "profile.json")]))
     if not row:
         typer.echo(listing(loaded, table))
         return
-    text, whole = explain_text(loaded, table, " ".join(row), results)
+    folder = results or Path("results", loaded["profile"])
+    text, whole = explain_text(loaded, table, " ".join(row), folder)
     typer.echo(text)
     if not whole:
         raise typer.Exit(1)
@@ -122,7 +128,9 @@ def fetch(
 
 def check_file(
     path: Annotated[Path, typer.Argument(help="File that a profile needs.")],
-    sha256: Annotated[str | None, typer.Option(help="Expected digest in hex, or its first characters.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(callback=hexadecimal, help="Expected digest in hex, or its first 8 or more digits.")
+    ] = None,
 ) -> None:
     """Check that a needed file exists.
 
@@ -148,7 +156,8 @@ def import_weights(
     ] = "{}",
     family: Annotated[str, typer.Option(help="dit for images, stdit3 for videos.")] = "dit",
     sha256: Annotated[
-        str | None, typer.Option(help="Expected digest of the source in hex, or its first characters.")
+        str | None,
+        typer.Option(callback=hexadecimal, help="Expected digest of the source in hex, or its first 8 or more digits."),
     ] = None,
 ) -> None:
     """Convert official weights once.
@@ -177,7 +186,8 @@ def import_reference(
     extractor: Annotated[str, typer.Option(help="Network whose features score the images.")] = "inception-adm",
     extractor_weights: Annotated[Path, typer.Option(help="Weights of the extractor.")] = Path("inception.pth"),
     sha256: Annotated[
-        str | None, typer.Option(help="Expected digest of the batch in hex, or its first characters.")
+        str | None,
+        typer.Option(callback=hexadecimal, help="Expected digest of the batch in hex, or its first 8 or more digits."),
     ] = None,
     resolution: Annotated[int | None, typer.Option(help="Side in pixels that its images must have.")] = None,
     device: Device = "cpu",

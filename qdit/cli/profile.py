@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results
+from qdit.cli.options import MINI, Profile, Results, named_file
 
 
 def table(
@@ -13,7 +13,8 @@ def table(
     profile: Profile = MINI,
     results: Results = None,
     out: Annotated[
-        Path | None, typer.Option(help="Path of the files without suffix; default RESULTS/tables/NAME.")
+        Path | None,
+        typer.Option(callback=named_file, help="Path of the files without suffix; default RESULTS/tables/NAME."),
     ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Show the rows that have a result, and how many are still to come.")
@@ -82,7 +83,7 @@ def check_rows(
 
 def times(
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Results folder of a finished run.")] = Path("results/mini"),
+    results: Results = None,
 ) -> None:
     """Show how many seconds tables and methods took.
 
@@ -96,7 +97,8 @@ def times(
     from qdit.report.data.times import times_text
     from qdit.workflow.profile import load_profile
 
-    typer.echo(times_text(load_profile(*profile), results), nl=False)
+    loaded = load_profile(*profile)
+    typer.echo(times_text(loaded, results or Path("results", loaded["profile"])), nl=False)
 
 
 def validate(
@@ -190,7 +192,8 @@ def doctor(
     for line in plan_lines(loaded, [table_row] if table_row else [], folder):
         typer.echo(line)
     findings = examine(checked, folder)
-    typer.echo(doctor_text(checked, findings, details=details, row=table_row.words if table_row else None))
+    words = table_row.words if table_row else None
+    typer.echo(doctor_text(checked, findings, details=details, row=words, layers=profile))
     for name, value in surroundings(gpu_needed=needs_gpu(loaded)).items():
         typer.echo(f"{name}: {value}")
     if tflops or figure or "files" in loaded:

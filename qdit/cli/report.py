@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results
+from qdit.cli.options import MINI, Profile, Results, named_file
 
 
 def claims(
     profile: Profile = MINI,
     results: Results = None,
     out: Annotated[
-        Path | None, typer.Option(help="Page to write, with CSV and Markdown beside it; default: no page.")
+        Path | None,
+        typer.Option(callback=named_file, help="Page to write, with CSV and Markdown beside it; default: no page."),
     ] = None,
     other: Annotated[
         list[Path] | None,
@@ -148,8 +149,8 @@ def docs_mini(
 
     The command copies the pages of the default tables, the claims and the leaderboard. It adds times, machine and
     commit, and writes the README's table of numbers. It also copies an opt-in table if the run has its page
-    (`snakemake --cores all all differences`). It removes all other files of docs/mini. The checkout must have no
-    changes, and the workflow must be finished.
+    (`snakemake --cores all all differences`). It removes all other files of docs/mini; a folder that it did not fill is
+    an error. The checkout must have no changes, and the workflow must be finished.
 
     \b
     Example:

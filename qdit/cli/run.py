@@ -117,7 +117,7 @@ def run(
         for line in unestimated(tables or []):
             typer.echo(line)
     else:
-        require_files(loaded, table_rows)
+        require_files(loaded, table_rows, profile)
         require_room_for(loaded, rows, results)
     typer.echo(printed(command))
     if dry_run:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from qdit.cli import video
-from qdit.cli.options import Seed, Threads, shipped, use_threads
+from qdit.cli.options import Seed, Threads, on_device, shipped, use_threads
 from qdit.core.repository import shipped_path
 
 app = typer.Typer(rich_markup_mode=None, help="Train the small models. Opt-in: their weights are shipped.")
@@ -18,7 +18,7 @@ def train_dit(
     model: Annotated[
         str, typer.Option(help="dit-digits (8×8), dit-digits-16 (upsampled to 16×16) or dit-fashion (28×28).")
     ] = "dit-digits",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Train a mini DiT on digits or on clothes.
@@ -35,7 +35,8 @@ def train_dit(
     from qdit.mini.training.dit import train_mini_dit
 
     use_threads(threads)
-    typer.echo(train_mini_dit(model, out, device=device))
+    with on_device(device) as name:
+        typer.echo(train_mini_dit(model, out, device=name))
 
 
 @app.command("classifier")

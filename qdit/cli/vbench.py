@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from qdit.cli.evaluate import score_by_vbench
-from qdit.cli.options import Device
+from qdit.cli.options import Device, hexadecimal
 
 app = typer.Typer(rich_markup_mode=None, help="VBench of a video run, in its own environment; FVD (docs/vbench.md).")
 
@@ -183,7 +183,7 @@ def fvd(
     reference: Annotated[Path, typer.Argument(help="Folder of the clips to compare with.")],
     out: Annotated[Path, typer.Argument(help="JSON to write.")],
     i3d: Annotated[Path, typer.Option(help="I3D as TorchScript: a program, opened in a process of its own.")],
-    sha256: Annotated[str, typer.Option(help="Its whole sha256.")],
+    sha256: Annotated[str, typer.Option(callback=hexadecimal, help="Its whole sha256.")],
     frames: Frames = None,
 ) -> None:
     """Measure FVD between two folders of clips.

@@ -8,7 +8,7 @@ import typer
 from qdit.cli import steps
 from qdit.cli import video_search as cli_video_search
 from qdit.cli.evaluate import evaluate as evaluate_samples
-from qdit.cli.options import MINI, Device, Profile, Threads, on_device, shipped, use_threads
+from qdit.cli.options import MINI, Device, Profile, Results, Threads, on_device, shipped, use_threads
 from qdit.cli.sampling import INSTRUMENTS, ClipsPerPrompt, Suite, prompts_of
 
 MODEL = "stdit3-moving-digits"
@@ -132,7 +132,7 @@ def mp4(
     table: Annotated[str, typer.Argument(help="A table of clips, e.g. table3.")],
     out: Annotated[Path, typer.Argument(help="Folder of the MP4 files.")],
     profile: Profile = MINI,
-    results: Annotated[Path, typer.Option(help="Folder of the profile's results.")] = Path("results/mini"),
+    results: Results = None,
 ) -> None:
     """Write the clips that a table shows as MP4 files.
 
@@ -144,8 +144,10 @@ def mp4(
     from qdit.report.pages.clip_files import write_clip_files
     from qdit.workflow.profile import load_profile
 
-    require_results(results)
-    for path in write_clip_files(load_profile(*profile), table, results, out):
+    loaded = load_profile(*profile)
+    folder = results or Path("results", loaded["profile"])
+    require_results(folder)
+    for path in write_clip_files(loaded, table, folder, out):
         typer.echo(path)
 
 
@@ -217,14 +219,14 @@ def ship(
 def train_video(
     out: Annotated[Path, typer.Argument(help="Folder of the training run. A checkpoint in it is continued.")],
     model: Annotated[str, typer.Option(help="Name of the model.")] = MODEL,
-    until: Annotated[int | None, typer.Option(help="Stop at this iteration; default: the end.")] = None,
+    until: Annotated[int | None, typer.Option(min=1, help="Stop at this iteration; default: the end.")] = None,
     start: Annotated[
         Path | None,
         typer.Option(callback=shipped, help="Weights to begin with; repeat it to continue."),
     ] = None,
     two_objects: Annotated[float, typer.Option(min=0, max=1, help="Fraction of clips with two digits.")] = 0.5,
     places: Annotated[bool, typer.Option(help="The words of two digits also say where these stand.")] = True,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N.")] = "cpu",
     threads: Threads = 1,
 ) -> None:
     """Train a mini STDiT3 on moving digits.
@@ -240,7 +242,8 @@ def train_video(
 
     use_threads(threads)
     config = VideoTrainingConfig(two_objects=two_objects, places=places)
-    typer.echo(train_mini_video(model, out, config=config, until=until, device=device, start=start))
+    with on_device(device) as name_of_device:
+        typer.echo(train_mini_video(model, out, config=config, until=until, device=name_of_device, start=start))
 
 
 def train_instruments(

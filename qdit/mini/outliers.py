@@ -183,10 +183,15 @@ def study_snapshot(path: Path, plan: Plan, extractor: Extractor) -> dict[str, An
 def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
     """Files of the snapshots in a folder, in the order of the training. `iterations` selects some of them.
 
-    `path` may also be one file. DataError if there are no snapshots.
+    `path` may also be one file. DataError if there are no snapshots, and for an iteration without one.
     """
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
-    chosen = [file for file in files if not iterations or (file.stem.isdecimal() and int(file.stem) in iterations)]
+    known = {int(file.stem): file for file in files if file.stem.isdecimal()}
+    chosen = files if not iterations else [file for number, file in known.items() if number in iterations]
+    if chosen and (lacking := sorted(set(iterations) - known.keys())):
+        raise DataError(
+            f"{path}: found no snapshot of iteration {lacking[0]}; it has {', '.join(map(str, known))}; take of these"
+        )
     if not chosen:
         raise DataError(
             f"{path}: found no snapshots{' of these iterations' if files else ''}; give the folder `snapshots` of a"
@@ -195,15 +200,26 @@ def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
     return chosen
 
 
+def is_study(content: Any) -> bool:
+    """Whether the content of a JSON file is a study that `study_snapshots` wrote."""
+    entries = content.get("snapshots") if isinstance(content, dict) else None
+    return isinstance(entries, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("sha256"), str) and type(entry.get("iteration")) is int
+        for entry in entries
+    )
+
+
 def study_snapshots(paths: Sequence[Path], plan: Plan, extractor: Extractor, out: Path, *, name: str) -> dict[str, Any]:
     """Measure snapshots of the model `name`, and write the JSON file again after each snapshot.
 
     Snapshots that the file already holds are not measured again if plan and extractor are the same. So a stopped study
-    continues, and later snapshots can be added.
+    continues, and later snapshots can be added. DataError if the file holds something else than such a study.
     """
     fixed = {"model": name, "plan": {**asdict(plan), "methods": list(plan.methods), "bits": list(plan.bits)}}
     fixed["extractor"] = {"name": extractor.name, "sha256": extractor.digest}
-    before = read_json(out) if out.exists() else {}
+    before = read_json(out) if out.exists() else {"snapshots": []}
+    if not is_study(before):
+        raise DataError(f"{out}: holds no study of outliers, which this command would replace; give another --out")
     is_same = all(before.get(key) == value for key, value in fixed.items())
     known = {entry["sha256"]: entry for entry in before.get("snapshots", [])} if is_same else {}
     study: dict[str, Any] = {}

@@ -117,9 +117,12 @@ def is_pipeline_folder(path: Path) -> bool:
 
 
 def read_prompts(path: Path) -> list[str]:
-    """Read the prompts of a text file, one in each line, without empty lines; ConfigError if there is none."""
+    """Read the prompts of a text file, one in each line, without empty lines; ConfigError if there is none.
+
+    A byte order mark, with which some editors begin a file, is not part of the first prompt.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as problem:
         raise ConfigError(f"{path}: cannot be read as text ({' '.join(str(problem).split())})") from None
     prompts = [line.strip() for line in lines if line.strip()]

@@ -24,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qdit.core.files import read_json
 from qdit.core.run import SIMULATE, Run, ending, split_bits
 from qdit.metrics.bootstrap import RESAMPLES
 from qdit.metrics.vbench.needed_weights import WEIGHTS
@@ -39,6 +38,7 @@ from qdit.workflow.cost_runs import calibration_kinds, is_large, learned_batch, 
 from qdit.workflow.cost_schedule import Job, critical_paths, makespan, without_searches
 from qdit.workflow.cost_speeds import CARDS, DEFAULT_CARD
 from qdit.workflow.families import CLIPS
+from qdit.workflow.job_times import seconds_in
 from qdit.workflow.method_index import method_sources
 from qdit.workflow.profile import Profile
 from qdit.workflow.profile_pipelines import branches_of, frames_of
@@ -203,6 +203,8 @@ def calibration_job(profile: Profile, setting: str, kind: str, name: str, cost: 
 def measured_speed(profile: Profile, results: Path) -> Speed | None:
     """Compute the speed from the times of finished jobs in a results folder. None if no sampling job is finished.
 
+    Jobs whose file of times is damaged are left out.
+
     Sampling jobs give the speed of sampling. Quantizations that learn rounding give the speed in float32 or in
     TensorFloat-32.
     """
@@ -212,17 +214,19 @@ def measured_speed(profile: Profile, results: Path) -> Speed | None:
         network, sampling = network_of(profile, run.setting), profiles.sampled(profile, run.setting, run.form)
         size = sampling["chunk"] * sampling["chunks_per_shard"]
         logs = results / "runs" / run.path / "logs"
-        for path in sorted(logs.glob("sample-*.json")):
+        for path in sorted(logs.glob("sample-[0-9][0-9][0-9].json")):
+            if not (spent := seconds_in(path)):
+                continue
             shard = int(path.stem.removeprefix("sample-"))
             images = min(size, sampling["images"] - shard * size)
             flops += evaluations(profile, run.setting, images) * network.flops
-            seconds += read_json(path)["seconds"]
+            seconds += spent
             count += 1
-        if run_learns(profile, run) and (log := logs / "quantize.json").is_file():
+        if run_learns(profile, run) and (spent := seconds_in(logs / "quantize.json")):
             kinds = calibration_kinds(profile, run)
             matmul = matmul_of(profile, run.label)
             learned[matmul] += quantize_evaluations(profile, run, kinds) * network.flops
-            learning[matmul] += read_json(log)["seconds"]
+            learning[matmul] += spent
     if not seconds:
         return None
     source = f"measured by {count} sample jobs in {results}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
+from qdit.workflow.command_words import profile_flags
 from qdit.workflow.doctor import Finding
 from qdit.workflow.fetch import unverified
 from qdit.workflow.profile import Profile
@@ -11,11 +12,19 @@ SHORT = {"methods": "a file of methods is broken", "GPU": "no GPU", "disk": "too
 """Group → what its failure means, where that is not that something is missing."""
 
 
-def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool = False, row: str | None = None) -> str:
+def doctor_text(
+    profile: Profile,
+    findings: Sequence[Finding],
+    *,
+    details: bool = False,
+    row: str | None = None,
+    layers: Sequence[str] = (),
+) -> str:
     """Write the text about a profile: summary, groups and problems. `details` adds every finding.
 
-    If only one row was checked, `row` names it. Missing files that can be fetched are only counted. Damaged files, and
-    files that cannot be fetched, are always listed.
+    If only one row was checked, `row` names it. `layers` are the files of the profile, for the commands that follow;
+    without them its name stands there. Missing files that can be fetched are only counted. Damaged files, and files
+    that cannot be fetched, are always listed.
     """
     name, failed = profile["profile"], [finding for finding in findings if not finding.ok]
     lines = [f"{name}: {'ready' if not failed else 'NOT READY: ' + '; '.join(problems(findings))}"]
@@ -27,7 +36,8 @@ def doctor_text(profile: Profile, findings: Sequence[Finding], *, details: bool 
         lines.append(f"  {group:{width}}  {group_text(members)}")
     shown = findings if details else [finding for finding in failed if not finding.is_fetchable and finding.file]
     lines += [f"{'ok  ' if finding.ok else 'FAIL'}  {finding.text}" for finding in shown]
-    return "\n".join([*lines, *next_steps(f"{name} --row '{row}'" if row else name, failed, details=details)])
+    words = profile_flags(name, layers) + (f" --row '{row}'" if row else "")
+    return "\n".join([*lines, *next_steps(words, failed, details=details)])
 
 
 def problems(findings: Sequence[Finding]) -> Iterable[str]:
@@ -61,10 +71,10 @@ def size_text(findings: Sequence[Finding]) -> str:
     return " and ".join([*parts, *([f"{unknown} of unknown size"] if unknown else [])])
 
 
-def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[str]:
-    """List the commands that solve the problems."""
+def next_steps(words: str, failed: Sequence[Finding], *, details: bool) -> list[str]:
+    """List the commands that solve the problems; `words` are their flags."""
     missing = [finding.file for finding in failed if finding.file and finding.is_fetchable]
-    lines = [f"next: qdit fetch --profile {name} downloads what is missing"] if missing else []
+    lines = [f"next: qdit fetch {words} downloads what is missing"] if missing else []
     if undigested := unverified(missing):
         lines.append(
             f"      {len(undigested)} of {len(missing)} have no whole sha256 in the profile: fetch takes them only if"
@@ -75,5 +85,5 @@ def next_steps(name: str, failed: Sequence[Finding], *, details: bool) -> list[s
             f"      {len(untried)} of {len(missing)} addresses have not been tried by this project; one may have moved"
         )
     if failed and not details:
-        lines.append(f"every file with source, licence and sha256: qdit doctor --profile {name} --all")
+        lines.append(f"every file with source, licence and sha256: qdit doctor {words} --all")
     return lines

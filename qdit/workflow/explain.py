@@ -4,9 +4,10 @@ table → metrics.json → features and images, reference, evaluator → checkpo
 Everything is read from the results folder; nothing is computed and no torch is loaded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -32,6 +33,11 @@ from qdit.workflow.replicates import further_replicates
 
 OK, DIFFERS, MISSING, UNCHECKED = "ok", "DIFFERS", "MISSING", "nothing says what it should be"
 """The result of a check."""
+SHOWN_OF_RECORD = (
+    *("method", "weight_bits", "activation_bits", "scope", "options"),
+    *("calibration_sha256", "allocation_sha256", "weights_sha256"),
+)
+"""Entries of a checkpoint's record that are shown or followed."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,9 @@ def find_run(profile: Profile, table: str, row: str) -> Run:
         hint = did_you_mean(table, profile["tables"])
         raise ConfigError(f"table {table!r}: allowed are {', '.join(profile['tables'])}{hint}")
     runs = profiles.runs_of(profile, table)
-    if row.isdigit() and not 1 <= int(row) <= len(runs):
+    if row.isdecimal() and not 1 <= int(row) <= len(runs):
         raise ConfigError(f"{table}: row {row} does not exist; the table has rows 1 to {len(runs)}; give one of them")
-    if row.isdigit():
+    if row.isdecimal():
         return runs[int(row) - 1]
     words = row.replace("/", " ").split()
     fitting = [run for run in runs if set(words) <= {*run.path.replace("/", " ").split(), *words_of(run)}]
@@ -216,11 +222,15 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     if not path.is_file():
         yield Link(what, path, MISSING, (), f"snakemake --cores all {path}")
         return
-    if failure := read_failure(path.parent):
+    try:
+        failure = read_failure(path.parent)
+        config = {} if failure else config_of(path)
+    except QditError as problem:
+        yield Link(what, path, f"{DIFFERS}: {problem}", (), f"snakemake --cores all {path}")
+        return
+    if failure:
         yield Link(what, path, OK, (failure.text,))
         return
-    stored = read_json(path)
-    config = checkpoint_in_diffusers(stored) or stored
     record = config["record"]
     data = commands.calibration_files(run, record["calibration_sha256"])
     bits = f"w{record['weight_bits']}a{record['activation_bits']}"
@@ -244,6 +254,19 @@ def checkpoint_links(commands: Commands, run: Run, what: str) -> Iterator[Link]:
     yield Link("weights", weights, check, origin(weights), imported(commands, run))
 
 
+def config_of(path: Path) -> Mapping[str, Any]:
+    """Read the configuration of a checkpoint. DataError if it lacks something that is shown, as in an older version."""
+    stored = read_json(path)
+    try:
+        config = checkpoint_in_diffusers(stored) or stored
+        lacking = [name for name in SHOWN_OF_RECORD if name not in config["record"]]
+        if lacking or tensors_file(config) not in config["files"] or not isinstance(config["sites"], dict):
+            raise KeyError(", ".join(lacking) or "files")
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise DataError(f"not a checkpoint that this version writes (it lacks {problem}); quantize again") from None
+    return dict(config)
+
+
 def calibrated(commands: Commands, run: Run, kind: str) -> str:
     """Return the command that makes the calibration data that a run uses as `kind`."""
     kind_of_run = chosen_kind(commands.profile, run.setting, run.label, kind)
@@ -263,7 +286,10 @@ def allocation_link(commands: Commands, run: Run, path: Path, expected: str | No
     command = shown(commands.search(search)) if search else None
     if not path.is_file():
         return Link("allocation", path, MISSING, (), command)
-    digest = sha256_json(read_json(path).get("groups"))
+    try:
+        digest = sha256_json(read_json(path)["groups"])
+    except (QditError, KeyError, TypeError, ValueError) as problem:
+        return Link("allocation", path, f"{DIFFERS}: no group sizes can be read ({problem})", (), command)
     check = OK if digest == expected else f"{DIFFERS}: group sizes {digest[:SHOWN]}, recorded {str(expected)[:SHOWN]}"
     return Link("allocation", path, check, (), command)
 

@@ -12,6 +12,7 @@ from typing import Any
 from qdit.core.errors import ConfigError, DataError
 from qdit.core.files import write_json
 from qdit.core.run import SIMULATE, Run, split_bits
+from qdit.workflow.command_words import profile_flags
 from qdit.workflow.cost import Speed, run_jobs, scored_by_vbench
 from qdit.workflow.cost_tables import speeds_of_cards
 from qdit.workflow.families import CLIPS, family_at
@@ -66,13 +67,13 @@ def block_of(run: Run) -> str:
 def find_row(profile: Profile, text: str, tables: Sequence[str] = ()) -> TableRow:
     """Find the row that `text` names by a table, a method's label and bits. Setting, form and scope may follow.
 
-    The words may have any order. If the text names no table, the row is searched in `tables`, or in all. If the table
-    has the row in several blocks, the row of the first block is returned. ConfigError for unknown names, and if several
-    rows have the names.
+    The words may have any order, and capital letters. If the text names no table, the row is searched in `tables`, or
+    in all. If the table has the row in several blocks, the row of the first block is returned. ConfigError for unknown
+    names, and if several rows have the names.
     """
-    words = text.split()
-    named = [word for word in words if word in profile["tables"]]
-    names = {word.lower() for word in words if word not in named}
+    words, tables_by_word = text.lower().split(), {name.lower(): name for name in profile["tables"]}
+    named = [tables_by_word[word] for word in words if word in tables_by_word]
+    names = {word for word in words if word not in tables_by_word}
     searched_tables = named or list(tables) or list(profile["tables"])
     runs: dict[Run, str] = {}
     for table in searched_tables:
@@ -258,8 +259,11 @@ def missing_files(row_profile: Profile) -> list[str]:
     return [path for path in needed_files(row_profile) if not is_there(Path(path))]
 
 
-def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
-    """Raise DataError in one line if files of a row are missing. The line names the command that fetches them."""
+def require_files(profile: Profile, rows: Iterable[TableRow], layers: Sequence[str] = ()) -> None:
+    """Raise DataError in one line if files of a row are missing. The line names the command that fetches them.
+
+    `layers` are the files of the profile, for this command.
+    """
     for row in rows:
         row_profile = profile_of_row(profile, row)
         if missing := missing_files(row_profile):
@@ -268,20 +272,20 @@ def require_files(profile: Profile, rows: Iterable[TableRow]) -> None:
             needed = len(needed_files(row_profile))
             raise DataError(
                 f"{row.words}: {len(missing)} of {needed} files are missing, about {size / 1000:.1f}"
-                f" GB; fetch them first: {fetch_command(profile, row, folders)}"
+                f" GB; fetch them first: {fetch_command(profile, row, folders, layers)}"
             )
 
 
-def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str]) -> str:
+def fetch_command(profile: Profile, row: TableRow, folders: Sequence[str], layers: Sequence[str] = ()) -> str:
     """Return the command that downloads the files of a row, also files without a whole sha256."""
-    name = str(profile["profile"]).removesuffix("-smoke")
+    named = profile_flags(str(profile["profile"]).removesuffix("-smoke"), layers)
     top = [
         folder
         for folder in folders
         if not any(Path(folder).is_relative_to(other) for other in folders if other != folder)
     ]
     allowed = " ".join(f"--allow-unverified {folder}" for folder in top)
-    return f"qdit fetch --profile {name} --row '{row.words}' {allowed}".rstrip()
+    return f"qdit fetch {named} --row '{row.words}' {allowed}".rstrip()
 
 
 def plan_lines(profile: Profile, rows: Iterable[TableRow], results: Path) -> list[str]:

@@ -23,6 +23,7 @@ from qdit.workflow.profile_files import profile_file, read_layers
 from qdit.workflow.profile_models import PRINTED_KINDS, ProfileModel, with_method
 from qdit.workflow.profile_pipelines import frames_of
 from qdit.workflow.profile_references import check_references
+from qdit.workflow.rule_names import require_free_names
 from qdit.workflow.searches import SearchRun, search_run_of
 
 __all__ = [
@@ -90,6 +91,7 @@ def validate(profile: Any) -> ProfileModel:
     """
     model = check(ProfileModel, profile)
     check_references(model)
+    require_free_names(model.tables)
     check_paths(profile)
     return model
 

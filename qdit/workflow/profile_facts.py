@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qdit.core.errors import ConfigError
+from qdit.core.files import parse_json
 from qdit.core.repository import shipped_path
 from qdit.core.run import FULL_PRECISION_METHOD, IMPORTED, SIMULATE, TOOL, UNQUANTIZED, Run
 from qdit.workflow.profile_fields import Keyed
@@ -71,7 +72,7 @@ def clips_of(profile: Keyed) -> int:
     if not suite.is_file() and expected is not None:
         return int(expected) * int(video["clips"])
     try:
-        prompts: Any = json.loads(suite.read_text(encoding="utf-8"))
+        prompts: Any = parse_json(suite.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise ConfigError(
             f"video.suite: {path} cannot be read ({' '.join(str(problem).split())}); qdit video suite writes one"

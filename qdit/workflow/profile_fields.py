@@ -1,8 +1,10 @@
 """Check the values of a profile. Values are never converted. Each wrong value gives one line."""
 
+import math
 import re
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -61,6 +63,36 @@ def as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def plain_mapping(values: dict[str, Any]) -> dict[str, Any]:
+    """Refuse values that JSON does not have: dates, bytes, sets and keys that are no texts, as YAML reads them.
+
+    Numbers must be finite. Profiles, commands and records hold such a mapping as JSON.
+    """
+    for where, value in inner_values(values):
+        if isinstance(value, Mapping) and (odd := [key for key in value if not isinstance(key, str)]):
+            raise refused(f"{where}: found the key {odd[0]!r}, expected a text; put it in quotes")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise refused(f"{where}: found {value}, expected a number")
+        if not isinstance(value, str | int | float | list | tuple | Mapping | None):
+            hint = "; put it in quotes" if isinstance(value, date) else ""
+            raise refused(
+                f"{where}: found {reprlib.repr(value)}, expected a text, a number, true, false, null, a list or a"
+                f" mapping{hint}"
+            )
+    return values
+
+
+def inner_values(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (position, value) of a value and of all values inside it; the position begins with a dot or a bracket."""
+    yield where, value
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from inner_values(inner, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from inner_values(inner, f"{where}[{index}]")
+
+
 Name = Annotated[
     str,
     matching(
@@ -75,6 +107,8 @@ Bits = Annotated[
 Text = Annotated[str, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, WrapValidator(as_written)]
+Plain = Annotated[dict[str, Any], AfterValidator(plain_mapping)]
+"""A mapping whose keys another part of the program knows. All its values can be written as JSON."""
 Unique = Annotated[tuple[T, ...], AfterValidator(without_repetition), BeforeValidator(as_tuple)]
 Several = Annotated[tuple[T, ...], Field(min_length=1), BeforeValidator(as_tuple)]
 
@@ -174,7 +208,7 @@ def describe(problem: ErrorDetails) -> str:
     where, value = dotted(path), problem["input"]
     begin = f"{where}: found {reprlib.repr(value)}"
     if kind == OWN:
-        return f"{where}: {limits['text']}" if limits["text"][0] not in ".:" else f"{where}{limits['text']}"
+        return f"{where}: {limits['text']}" if limits["text"][0] not in ".:[" else f"{where}{limits['text']}"
     if kind == "literal_error":
         allowed = re.findall(r"'([^']*)'", limits["expected"])
         return f"{begin}; allowed are {', '.join(allowed)}{did_you_mean(str(value), allowed)}"

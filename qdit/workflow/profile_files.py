@@ -45,9 +45,15 @@ def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> 
     """Merge profiles and overlays in order, and `values` over all of them. The result is not checked.
 
     The default profile comes before them, unless one of them is a whole profile. Mappings are merged key by key; all
-    other values are replaced.
+    other values are replaced. ConfigError for a whole profile behind another file, whose values it would replace.
     """
     layers = [read_mapping(profile_file(name)) for name in names]
+    for name, before, layer in zip(names[1:], names, layers[1:], strict=False):
+        if is_whole(layer):
+            raise ConfigError(
+                f"profile {name}: is a whole profile and stands after {before}, whose values it replaces; name the"
+                " whole profile first, and its overlays after it"
+            )
     if not any(map(is_whole, layers)):
         layers.insert(0, read_mapping(profile_file(DEFAULT)))
     profile: dict[str, Any] = {}

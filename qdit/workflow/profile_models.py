@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from qdit.core.run import IMPORTED
+from qdit.sampling.protocol import MOST_GUIDANCE, MOST_SEED
 from qdit.search.options import Kind
-from qdit.workflow.profile_fields import Bits, Count, Name, Number, Part, Several, Text, Unique, matching
+from qdit.workflow.profile_fields import Bits, Count, Name, Number, Part, Plain, Several, Text, Unique, matching
 from qdit.workflow.profile_pipelines import Call, Judges, Pipeline
 from qdit.workflow.profile_replicates import Replicates
 
@@ -178,7 +179,7 @@ class Setting(Part):
     model: str
     sampler: Literal["ddim", "ddpm", "rectified-flow", "pipeline"]
     steps: Annotated[int, Field(ge=1, le=1000)]
-    cfg_scale: Annotated[Number, Field(ge=0)]
+    cfg_scale: Annotated[Number, Field(ge=1, le=MOST_GUIDANCE)]
     shift: Annotated[Number, Field(gt=0)] | None = None
     """Shift of the timesteps of rectified flow: above 1 there are more steps at high noise."""
     clip: Clip | None = None
@@ -231,7 +232,7 @@ class MethodEntry(Part):
     """Only for images: the setting of the block that has the row."""
     form: str | None = None
     """Only for images: the form of the weights."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Plain = Field(default_factory=dict)
     allocation: Text | None = None
     """A file in the repository: layer → group size."""
     search: str | None = None
@@ -265,11 +266,11 @@ class Search(Part):
     """A search for group sizes: its kind, its seed and the options of this kind."""
 
     kind: Kind
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     """Seed of the search's random numbers and of its noise."""
     as_released: bool = False
     """Mean-group constraint, symmetric quantizers, replayed draws."""
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Plain = Field(default_factory=dict)
 
 
 class Published(Part):
@@ -313,7 +314,7 @@ class ProfileModel(Part):
     standalone: bool = False
     """A whole profile, nothing of config/mini.yaml is taken."""
     compute: Compute | None = None
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)]
     face: Text
     lossless_percent: Annotated[Number, Field(gt=0, le=100)] = 1
     """The lossless gate of a row: how far from full precision it may be, in per cent."""

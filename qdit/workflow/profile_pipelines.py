@@ -9,7 +9,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.run import PIPELINE
 from qdit.metrics.judged import FILES
 from qdit.sampling.pipeline_protocol import FRAMES
-from qdit.workflow.profile_fields import Keyed, Part, Text
+from qdit.workflow.profile_fields import Keyed, Part, Plain, Text
 
 FIRST_FILE = "model_index.json"
 """File of a pipeline's folder that jobs depend on; the digests of all others are part of what they make."""
@@ -23,7 +23,7 @@ class Pipeline(Part):
 
     transformer: Text
     """Class of diffusers."""
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: Plain = Field(default_factory=dict)
     """Differences to the usual configuration of the class."""
     text_megabytes: Annotated[float, Field(ge=0)] | None = None
     """About; of text encoders and VAE in the precision of sampling."""
@@ -35,7 +35,7 @@ class Call(Part):
     prompts: Text
     """Text file with one prompt a line."""
     calibration_prompts: Text
-    arguments: dict[str, Any]
+    arguments: Plain
     """Of the pipeline's call, `height` and `width` among them."""
     frames: Annotated[int, Field(ge=0)] = 0
     """Of clips: frames that are kept of each as images; 0 for a pipeline of images."""

@@ -45,12 +45,34 @@ def check_references(profile: ProfileModel) -> None:
         else:
             check_row(profile, entry, f"methods.{label}")
         check_method_search(profile, label)
-        if entry.base is not None:
-            require(entry.base, profile.methods, f"methods.{label}.base")
+        check_corrected(profile, label)
     full_precision_label(profile)
     for name, table in profile.tables.items():
         check_table(profile, table, f"tables.{name}")
     check_replicates(profile)
+
+
+def check_corrected(profile: ProfileModel, label: str) -> None:
+    """Raise ConfigError unless the `base` of a method's entry is an entry of the method that it corrects.
+
+    No entry may correct itself, also not by way of others: no job could be the first.
+    """
+    base, where = profile.methods[label].base, f"methods.{label}.base"
+    if base is None:
+        return
+    require(base, profile.methods, where)
+    facts = method_index().methods.get(profile.methods[label].method)
+    if facts is not None and facts.base is None:
+        raise ConfigError(f"{where}: found {base!r}, but {facts.name} corrects no other method; remove it")
+    if facts is not None and (method := profile.methods[base].method) != facts.base:
+        raise ConfigError(f"{where}: {base} is an entry of {method}, {facts.name} corrects {facts.base}; name one")
+    corrected = [label]
+    while base is not None:
+        if base in corrected:
+            raise ConfigError(f"{where}: {' corrects '.join([*corrected, base])}; name an entry that needs no other")
+        corrected.append(base)
+        require(base, profile.methods, f"methods.{corrected[-2]}.base")
+        base = profile.methods[base].base
 
 
 def check_table(profile: ProfileModel, table: Table, table_path: str) -> None:

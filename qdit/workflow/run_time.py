@@ -5,10 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from qdit.core.errors import QditError
-from qdit.core.files import read_json
 from qdit.core.run import Run
 from qdit.workflow.cost import run_jobs, speed_of
+from qdit.workflow.job_times import seconds_in
 from qdit.workflow.profile import Profile, all_runs, search_of
 from qdit.workflow.progress import LEARNED_SECONDS, OTHER_SECONDS, SECONDS
 from qdit.workflow.progress_findings import learned_labels
@@ -33,7 +32,8 @@ def seconds_of(profile: Profile, runs: Iterable[Run], results: Path) -> float:
         total += measured.get(("quantize", run.label), guess)
         total += measured.get(("sample", run.setting), SECONDS["sample"]) + OTHER_SECONDS
     searches = {search for run in runs if (search := search_of(profile, run))}
-    total += sum(SECONDS["search"] for search in searches if not (results / search.path).exists())
+    finished = (results / "search" / f"{search.path}.json" for search in searches)
+    total += sum(SECONDS["search"] for file in finished if not file.is_file())
     sets = {(run.setting, run.form, run.replicate) for run in runs}
     return total + SECONDS["calibrate"] * len(sets)
 
@@ -48,14 +48,6 @@ def measured_seconds(profile: Profile, results: Path) -> dict[tuple[str, str], f
     for run in all_runs(profile):
         for step, name in zip(STEPS, (run.label, run.setting), strict=True):
             files = sorted((run.folder(results) / "logs").glob(f"{step}*.json"))
-            if files and (spent := sum(map(_seconds, files))) > 0:
+            if files and (spent := sum(map(seconds_in, files))) > 0:
                 times[step, name].append(spent)
     return {key: math.fsum(values) / len(values) for key, values in times.items()}
-
-
-def _seconds(file: Path) -> float:
-    """Seconds of a benchmark file; 0 for one that cannot be read."""
-    try:
-        return float(read_json(file)["seconds"])
-    except (QditError, KeyError, TypeError, ValueError):
-        return 0.0

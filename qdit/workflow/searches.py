@@ -68,6 +68,11 @@ def check_searches(profile: ProfileModel) -> None:
     budget = profile.allocation
     if budget is not None and budget.images % budget.chunk:
         raise ConfigError(f"allocation.images: found {budget.images}, expected a multiple of the chunk, {budget.chunk}")
+    if budget is not None and budget.reference > max(budget.sizes):
+        raise ConfigError(
+            f"allocation.reference: found {budget.reference}, expected at most {max(budget.sizes)}, the largest of"
+            " allocation.sizes; no group sizes of a search cost so little"
+        )
     for name, search in profile.searches.items():
         if budget is None:
             raise ConfigError("profile: missing allocation, which searches need; add it (config/mini.yaml shows one)")

@@ -1,6 +1,7 @@
 """The power study on made-up rows: which pairs are told apart, the rule of the ranking column, and the page."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,16 @@ def test_without_rows_there_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no two measured rows"):
         power_study(tmp_path)
     assert metrics_studied()[:3] == ("fid", "fd_fp", "mse_fp")
+
+
+def test_a_setting_without_rows_is_not_left_out_in_silence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def row(bits: str, full: bool = False) -> Any:
+        return SimpleNamespace(group=("a", "natural", "common", bits), is_full_precision=full)
+
+    monkeypatch.setattr(module, "rows_of", lambda results: [row("w16a16", True), row("w4a8"), row("w4a8")])
+    monkeypatch.setattr(module, "separations", lambda *arguments: pytest.fail("it has begun already"))
+    with pytest.raises(DataError, match=r"--setting b: .*/runs has no two measured rows of it; others are a"):
+        power_study(tmp_path, settings=["a", "b"])
 
 
 def test_the_page_says_the_shares_and_the_choice(tmp_path: Path) -> None:

@@ -96,6 +96,25 @@ def test_flags_can_only_repeat(
     assert not (tmp_path / "m.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("flag", "value", "words"),
+    [
+        ("--suite", "suite.json", "--suite: {} holds images, and images have no such option"),
+        ("--samples", 3, "--samples: {} holds images, and images have no such option"),
+        ("--instruments", "x", "--instruments: {} holds images, and images have no such option"),
+        ("--scope", "own", "--scope own: is for imported samples, together with --bits"),
+        ("--scope", "all", "--scope all: allowed are common, own"),
+        ("--bits", "w4a8", "are no imported samples, their checkpoint says it"),
+    ],
+)
+def test_flags_without_an_effect_are_refused(
+    samples_folder: Path, qdit: Qdit, tmp_path: Path, flag: str, value: object, words: str
+) -> None:
+    code, error = qdit(*evaluate(samples_folder, tmp_path / "m.json"), flag, value)
+    assert code == 2 and words.format(samples_folder / "s") in error and error.count("\n") == 1
+    assert not (tmp_path / "m.json").exists()
+
+
 def test_samples_of_another_checkpoint_and_other_full_precision(
     samples_folder: Path, qdit: Qdit, tmp_path: Path
 ) -> None:

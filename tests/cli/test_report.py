@@ -78,6 +78,30 @@ def test_compare_writes_its_table_and_refuses_in_one_line(printed: Printed, tmp_
     assert error.startswith("qdit: error: b: has neither metrics.json") and error.count("\n") == 1
 
 
+def test_the_results_of_a_profile_are_looked_for_in_its_own_folder(
+    printed: Printed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """These commands looked into results/mini, whatever profile was named."""
+    (tmp_path / "mine.yaml").write_text("profile: mine\n", encoding="utf-8")
+    one_failed_run(tmp_path / "results" / "mini")
+    mine = ("--profile", "mine.yaml")
+    assert printed("times", *mine, code=2).startswith("qdit: error: results/mine: no benchmark files of runs")
+    assert printed("video", "mp4", "table3", "out", *mine, code=2).startswith(
+        "qdit: error: results/mine: no such folder"
+    )
+    folders: list[Path] = []
+
+    def explained(profile: object, table: str, row: str, results: Path) -> tuple[str, bool]:
+        folders.append(results)
+        return "", True
+
+    monkeypatch.setattr("qdit.workflow.explain.explain_text", explained)
+    printed("explain", "table2", "1", *mine)
+    printed("explain", "table2", "1", *mine, "--results", "results/other")
+    assert folders == [Path("results/mine"), Path("results/other")]
+    assert "results/mini/profile.json: no such file" in printed("explain", "table2", "1", code=2)
+
+
 def test_the_name_of_the_file_beside_the_metrics_is_the_one_the_workflow_declares(repository: Path) -> None:
     rules = (repository / "rules" / "evaluate.smk").read_text(encoding="utf-8")
     assert rules.count(f'/{FILE}"') == 2

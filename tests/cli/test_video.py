@@ -83,6 +83,8 @@ def test_bad_input_is_one_line(qdit, tmp_path, suite, instruments):
     assert refused(qdit("video", "evaluate", clips, *absent, "--samples", 1), "absent.safetensors", "no such file")
     clips.write_bytes(clips.read_bytes()[:-500])
     assert refused(qdit("video", "evaluate", clips, *options), "not a readable npz")
+    named = qdit("video", "clips", tmp_path / "clips.mp4", "--suite", suite, "--samples", 1)
+    assert refused(named, "clips.mp4: expected a name that ends in .npz") and not (tmp_path / "clips.mp4").exists()
     suite.write_text('[{"prompt_en": "a red cow, standing still", "dimension": ["scene"]}]')
     assert refused(qdit("video", "clips", clips, "--suite", suite), "unknown word 'cow'", str(suite))
     assert not out.exists()
@@ -164,6 +166,9 @@ def test_a_video_model_goes_from_weights_to_metrics(qdit, tmp_path, suite, instr
     record = read_json(out)
     assert record["run"]["weight_bits"] == 4 and record["protocol"]["steps"] == 2
     assert record["metrics"]["mse_fp"] > 0 and 0 <= record["metrics"]["scene"] <= 1
+    for flag, value in (("--reference-file", data), ("--extractor", "digit-classifier"), ("--lpips", data)):
+        outcome = qdit("evaluate", tmp_path / "rtn" / "samples", tmp_path / "m.json", *options, *prompts, flag, value)
+        assert refused(outcome, f"{flag}: {tmp_path / 'rtn' / 'samples'} holds clips, and clips have no such option")
     again = tmp_path / "again.safetensors"
     assert qdit("video", "calibrate", weights, again, "--samples", 4, *flow).code == 0
     assert again.read_bytes() == data.read_bytes(), "the old name of the same command"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qdit.core.errors import CheckpointError, DataError
-from qdit.core.files import read_json, save_tensors
+from qdit.core.files import read_json, save_tensors, write_json
 from qdit.metrics.features import Features
 from qdit.mini import outliers
 from qdit.mini.outliers import Plan, kurtosis, of_activations, of_weights, snapshot_files, study_snapshots
@@ -116,11 +116,24 @@ def test_a_study_continues_and_takes_later_snapshots(
     assert expected in page and page.count("changes most in") == 4
 
 
+@pytest.mark.parametrize(
+    "content", [[], {"metrics": {}}, {"snapshots": {}}, {"snapshots": [1]}, {"snapshots": [{"sha256": "a"}]}]
+)
+def test_another_file_is_not_replaced_by_a_study(snapshots: Path, tmp_path: Path, content: Any) -> None:
+    out = tmp_path / "power.json"
+    write_json(out, content)
+    with pytest.raises(DataError, match=r"power\.json: holds no study of outliers, which this command would replace"):
+        study_snapshots(snapshot_files(snapshots), PLAN, Means(), out, name="tiny")
+    assert read_json(out) == content
+
+
 def test_what_is_no_snapshot_is_refused(snapshots: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="found no snapshots; give the folder"):
         snapshot_files(tmp_path / "none")
     with pytest.raises(DataError, match="found no snapshots of these iterations"):
         snapshot_files(snapshots, (3,))
+    with pytest.raises(DataError, match="found no snapshot of iteration 3; it has 1, 2, 4; take of these"):
+        snapshot_files(snapshots, (4, 3))
     with pytest.raises(DataError, match="method 'rtm': allowed are rtn, q-dit, ptq4dit; did you mean 'rtn'"):
         Plan(methods=("rtm",))
     save_tensors(snapshots / "000008.safetensors", {"weight": torch.zeros(1)}, {})

@@ -205,7 +205,8 @@ def test_allocations_are_read_whole_or_not_at_all(wide_results: Path, write: Wri
     assert found is not None
     assert found.remeasured == (Remeasured(0.010, 0.012, False), Remeasured(0.015, 0.014, True))
     text = path.read_text()
-    for damaged in ("", "[]", text[:-9], text.replace('"groups"', '"group"'), text.replace("640", '"many"')):
+    odd = [text.replace("640", number) for number in ('"many"', "Infinity")]
+    for damaged in ("", "[]", text[:-9], text.replace('"groups"', '"group"'), *odd):
         path.write_text(damaged)
         assert read_searched_allocation(wide_results, place) is None
 

@@ -243,6 +243,19 @@ def test_bits_of_an_appendix_belong_to_the_setting_of_the_paper(results: Path, p
     assert value.value == pytest.approx(2 + 4.0 * 0.1)  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("name", ["claims.csv", "claims.md"])
+def test_a_page_with_the_name_of_its_own_csv_is_refused(
+    results: Path, profile: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    """The CSV replaced the page, and the command printed the same path twice."""
+    report = load_report(profile, results)
+    with pytest.raises(
+        ConfigError, match=rf"--out .*{name}: is the page in HTML, .*; give a name such as .*claims\.html"
+    ):
+        write_report(report, "page", "markdown", tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
 def test_page_text_and_csv_hold_every_claim(results: Path, profile: dict[str, Any], tmp_path: Path) -> None:
     report = load_report(profile, results)
     page = claims_page(report)

@@ -4,6 +4,7 @@ import ast
 import csv
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdit.core.errors import ConfigError
+from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import sha256_json
 from qdit.core.intervals import Resamples, write_resamples
 from qdit.core.run import Run
 from qdit.report.claims.claims import (
@@ -214,6 +216,29 @@ def test_results_of_the_same_seed_are_no_other_draw(results: Path, profile: dict
 def test_two_folders_of_one_seed_are_refused(results: Path, profile: dict[str, Any], other_seed: Path) -> None:
     with pytest.raises(ConfigError, match="its rows have seed 1, as those of .*seed1; name results of another seed"):
         load_report(profile, results, [other_seed, other_seed])
+
+
+def test_a_damaged_row_of_the_other_run_is_left_out(results: Path, profile: dict[str, Any], other_seed: Path) -> None:
+    """The first row in the order of the paths decided alone once: damaged, it ended the command without its path."""
+    paths = sorted(other_seed.glob("runs/*/*/*/*/metrics.json"))
+    paths[0].write_text('{"run": {', encoding="utf-8")
+    (comparison,) = load_report(profile, results, [other_seed]).survival["mini"]
+    assert comparison.name == "the run of seed 1 in seed1"
+    for path in paths:
+        path.write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        DataError, match=rf"seed1: found no row with numbers \({re.escape(str(paths[0]))}: .* is not an object"
+    ):
+        load_report(profile, results, [other_seed])
+
+
+def test_rows_of_two_seeds_in_one_folder_are_refused(results: Path, profile: dict[str, Any], other_seed: Path) -> None:
+    path = sorted(other_seed.glob("runs/*/*/*/*/metrics.json"))[-1]
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["protocol"]["seed"] = 7
+    path.write_text(json.dumps(record | {"protocol_sha256": sha256_json(record["protocol"])}), encoding="utf-8")
+    with pytest.raises(DataError, match=rf"has seed 1, {re.escape(str(path))} has seed 7; keep the rows of one seed"):
+        load_report(profile, results, [other_seed])
 
 
 def test_the_sentence_counts_what_stays_in_every_comparison() -> None:

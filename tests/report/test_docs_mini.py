@@ -72,7 +72,8 @@ def test_everything_of_the_run_is_there_and_nothing_of_an_older_one(
 ) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "old.html").touch()
+    for name in ("old.html", "run.json"):
+        (docs / name).touch()
     written = fill(profile, finished, docs, readme, commit="abc")
     tables = {f"{name}.{suffix}" for name in profile["tables"] for suffix in ("html", "md", "csv")}
     others = {f"{name}.{suffix}" for name in ("claims", "leaderboard") for suffix in ("html", "csv", "md")}
@@ -127,11 +128,27 @@ def test_a_run_that_cannot_be_shown_leaves_the_old_pages(
 ) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
-    (docs / "old.html").touch()
+    for name in ("old.html", "run.json"):
+        (docs / name).touch()
     (finished / "leaderboard.csv").write_text("setting\nx\n", encoding="utf-8")
     with pytest.raises(KeyError):
         fill(profile, finished, docs, readme, commit="abc")
-    assert [path.name for path in docs.iterdir()] == ["old.html"] and "old\n" in readme.read_text(encoding="utf-8")
+    assert {path.name for path in docs.iterdir()} == {"old.html", "run.json"} and "old\n" in readme.read_text(
+        encoding="utf-8"
+    )
+
+
+def test_files_that_this_command_did_not_write_are_never_removed(
+    finished: Path, profile: dict[str, Any], readme: Path, tmp_path: Path
+) -> None:
+    docs = tmp_path / "docs"
+    (docs / "mini").mkdir(parents=True)
+    (docs / "mini" / "run.json").write_text("{}", encoding="utf-8")
+    (docs / "search.md").write_text("written by hand", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"docs: holds search\.md and no run\.json"):
+        fill(profile, finished, docs, readme, commit="abc")
+    assert (docs / "search.md").read_text(encoding="utf-8") == "written by hand"
+    assert "old\n" in readme.read_text(encoding="utf-8")
 
 
 def test_the_readmes_table_is_the_csvs(finished: Path, profile: dict[str, Any], readme: Path, tmp_path: Path) -> None:

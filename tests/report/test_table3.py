@@ -5,6 +5,8 @@ import csv
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +316,31 @@ def test_mp4_files_of_the_rows_and_of_the_block(video: Profile, clips: Path, tmp
     video["tables"]["other"] = {"kind": "table4", "blocks": []}
     with pytest.raises(ConfigError, match="shows no clips"):
         write_clip_files(video, "other", clips, tmp_path / "mp4")
+
+
+def test_blocks_of_one_form_do_not_write_each_others_mp4_files(
+    video: Profile, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two settings at one form: each row of each block is in the file that has its setting in the name."""
+    monkeypatch.setattr(
+        "qdit.report.pages.clip_files._write", lambda path, strip, zoom: path.parent.mkdir(exist_ok=True)
+    )
+    video["settings"]["other"] = dict(video["settings"][SETTING])
+    blocks = video["tables"]["table3"]["blocks"]
+    blocks.append({**blocks[0], "setting": "other", "methods": ["fp", "rtn"]})
+    for label in ("fp", "rtn"):
+        run = key_of(label)
+        folder = replace(run, setting="other").folder(clips)
+        shutil.copytree(run.folder(clips), folder)
+        record = json.loads((folder / "metrics.json").read_text())
+        record["run"]["setting"] = "other"
+        (folder / "metrics.json").write_text(json.dumps(record))
+    written = write_clip_files(video, "table3", clips, tmp_path / "mp4")
+    assert len(written) == len(set(written)) == 5 + 3
+    assert {path.stem for path in written} >= {f"natural-{SETTING}", "natural-other", "natural-other-rtn-w4a8"}
+    blocks[1] = {**blocks[0], "bits": ["w4a4"]}
+    written = write_clip_files(video, "table3", clips, tmp_path / "mp4")
+    assert len(written) == len(set(written)) == 5 + 2, "full precision is measured at the other bits too"
 
 
 def test_the_page_opens_with_the_clips_of_every_method(video: Profile, clips: Path, tmp_path: Path) -> None:

@@ -104,3 +104,26 @@ def test_a_row_without_speed_or_with_a_damaged_file_has_blanks(results: Path) ->
     assert read_speed(results, run) is None and set(speed_cells(None).values()) == {None}
     (run.folder(results) / "speed.json").write_text("{")
     assert read_speed(results, run) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"machine": None},
+        {"machine": {"cores": 2}},
+        {"threads": None, "machine": []},
+        {"modes": []},
+        {"modes": {"simulate": 3}},
+        {"modes": {"tool": {"images_per_second": "fast"}}},
+        {"modes": {"simulate": {"memory_mb": float("nan")}}},
+    ],
+)
+def test_a_file_of_speeds_that_is_not_whole_leaves_the_table_without_them(
+    with_tools: dict[str, Any], results: Path, change: dict[str, Any]
+) -> None:
+    run = Run(PLAIN, "natural", "sdnq", "w4a8", "common", TOOL)
+    assert read_speed(results, run) is not None
+    (run.folder(results) / "speed.json").write_text(json.dumps(tool_speed(123.0) | change))
+    assert read_speed(results, run) is None
+    row = next(row for row in load_table(with_tools, "tools", results).blocks[0].rows if row.get("key") == run)
+    assert row["state"] == "ok" and row["speed_real"] is None

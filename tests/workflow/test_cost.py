@@ -11,7 +11,7 @@ import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from qdit.core.errors import ConfigError
-from qdit.core.files import write_json
+from qdit.core.files import write_json, write_text
 from qdit.core.run import Run
 from qdit.methods.quantize import options_of
 from qdit.methods.registry import registry
@@ -195,6 +195,22 @@ def test_speed_is_given_measured_or_assumed(paper: Profile, repository: Path, tm
     expected = evaluations(mini, run.setting, mini["sampling"]["images"]) * evaluation_flops(config) / 8.0
     assert measured is not None and measured.flops == pytest.approx(expected)
     assert speed_of(mini, tmp_path, None) == measured
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", "{}", '{"seconds": "x"}', '{"seconds": null}', '{"seconds": NaN}', '{"seconds": -1}']
+)
+def test_a_damaged_file_of_times_is_left_out_of_the_speed(tmp_path: Path, text: str) -> None:
+    mini = load_profile("mini")
+    first, second = profiles.runs_of(mini, "table2")[:2]
+    logs = [tmp_path / "runs" / run.path / "logs" for run in (first, second)]
+    write_json(logs[0] / "sample-000.json", {"seconds": 8.0})
+    alone = measured_speed(mini, tmp_path)
+    for name in ("sample-000.json", "quantize.json", "sample-000.old.json"):
+        write_text(logs[1] / name, text)
+    assert measured_speed(mini, tmp_path) == alone is not None
+    (logs[0] / "sample-000.json").unlink()
+    assert measured_speed(mini, tmp_path) is None
 
 
 def test_disk_and_memory(paper: Profile) -> None:

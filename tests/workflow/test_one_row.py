@@ -1,6 +1,7 @@
 """One row in an evening: how it is named, what it needs of a profile, its smoke form, and hours by card."""
 
 import os
+import re
 from copy import deepcopy
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from qdit.report.pages.one_row import beside_published
 from qdit.workflow.cost import Speed, card_speed, cost_text, jobs_of, speed_of
 from qdit.workflow.cost_speeds import CARDS
 from qdit.workflow.cost_tables import ONCE, speeds_of_cards, table_hours, tables_text
+from qdit.workflow.doctor import Finding
+from qdit.workflow.doctor_text import doctor_text
 from qdit.workflow.fetch import files_of, needed_files
 from qdit.workflow.one_row import (
     find_row,
@@ -49,6 +52,7 @@ def test_a_row_is_named_by_table_method_and_bits(paper: Profile) -> None:
     assert find_row(paper, guided.words) == guided, "the whole name finds it again"
     assert find_row(paper, "rtn-g64-dynamic w4a8 dit-512-cfg1.0-s50").table == "table1"
     assert find_row(paper, "table3 q-dit w4a8").run.setting.startswith("opensora")
+    assert find_row(paper, "Table2 Q-DiT W4A8") == find_row(paper, "table2 q-dit w4a8")
     assert [run.label for run in rows_of_row(paper, find_row(paper, "table2 fp w16a16"))] == ["fp"]
 
 
@@ -188,6 +192,22 @@ def test_the_commands_name_the_row_its_files_and_hours(tmp_path: Path, monkeypat
     assert isinstance(alone.exception, ConfigError) and "--smoke: found no --row" in str(alone.exception)
 
 
+def test_the_next_command_names_the_files_of_the_profile(paper: Profile, tmp_path: Path, monkeypatch) -> None:
+    """The name of an overlay is no profile that a command knows."""
+    monkeypatch.chdir(tmp_path)
+    mine, layers = {**paper, "profile": "mine"}, ["paper", "my files/mine.yaml"]
+    words = "qdit fetch --profile paper --profile 'my files/mine.yaml' --row 'table2 q-dit w4a8 dit-256-cfg1.0-s100"
+    with pytest.raises(DataError, match=re.escape(words)):
+        require_files(mine, [find_row(mine, ROW)], layers)
+    with pytest.raises(DataError, match="qdit fetch --profile mine --row"):
+        require_files(mine, [find_row(mine, ROW)])
+    needed = next(file for file in files_of(mine) if file.entry)
+    finding = Finding(False, "weights: missing", "weights of models", needed)
+    text = doctor_text(mine, [finding], layers=layers)
+    assert "next: qdit fetch --profile paper --profile 'my files/mine.yaml' downloads what is missing" in text
+    assert "qdit doctor --profile paper --profile 'my files/mine.yaml' --all" in text
+
+
 def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> None:
     row = find_row(paper, ROW)
     text = beside_published(paper, "table2", rows_of_row(paper, row), tmp_path / "paper")
@@ -195,6 +215,16 @@ def test_printed_numbers_stand_beside_ours(paper: Profile, tmp_path: Path) -> No
     assert ["FP", "W16A16", "printed", "1349", "12.4", "19.11", "116.7", "0.6605"] in lines
     assert ["Q-DiT", "W4A8", "printed", "347", "15.76", "19.84", "98.78", "0.6395"] in lines
     assert sum(line[0] == "here:" for line in lines if line) == 2, "both are missing yet"
+
+
+def test_steps_that_are_only_printed_are_no_rows(tmp_path: Path) -> None:
+    """A profile with fewer steps of Table 4: the command ended with a traceback after it had made the row."""
+    mini = load_profile("mini")
+    for block in mini["tables"]["table4"]["blocks"]:
+        block["methods"] = ["fp", "rtn", "rtn-g16-static"]
+    row = find_row(mini, "table4 rtn w4a8 natural")
+    text = beside_published(mini, "table4", rows_of_row(mini, row), tmp_path / "mini")
+    assert text.count("here: missing") == 2 and "RTN" in text and "Sample-wise" not in text
 
 
 def test_addresses_that_nobody_tried_are_said(paper: Profile) -> None:

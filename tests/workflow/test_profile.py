@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.run import Run
 from qdit.report.data.rows import run_keys
 from qdit.workflow.commands import Commands
+from qdit.workflow.method_index import MethodIndex
 from qdit.workflow.profile import (
     all_runs,
     default_tables,
@@ -24,6 +26,7 @@ from qdit.workflow.profile import (
 )
 from qdit.workflow.profile_fields import Part
 from qdit.workflow.profile_models import ProfileModel
+from qdit.workflow.profile_references import check_corrected
 
 PLAIN, CLIPS = "digits-cfg1.0-s20", "clips-cfg2.5-s15"
 Profile = dict[str, Any]
@@ -214,6 +217,54 @@ BAD: dict[str, tuple[Callable[[Profile], Any], str]] = {
         lambda p: p["settings"][PLAIN].update(cfg_scale=float("inf")),
         "found inf, expected a number",
     ),
+    "guidance below 1": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale=0.5),
+        rf"settings\.{PLAIN}\.cfg_scale: found 0\.5, expected at least 1",
+    ),
+    "guidance that no sampler takes": (
+        lambda p: p["settings"][PLAIN].update(cfg_scale=101),
+        r"cfg_scale: found 101, expected at most 100",
+    ),
+    "seed that no generator takes": (
+        lambda p: p.update(seed=2**63),
+        r"seed: found 9223372036854775808, expected at most",
+    ),
+    "table named like a step": (
+        lambda p: p["tables"].update(sample=p["tables"]["table2"]),
+        r"tables\.sample: 'sample' is the name of a step of the workflow",
+    ),
+    "table named like a rule of a rule": (
+        lambda p: p["tables"].update(evaluate_tool=p["tables"]["table2"]),
+        r"tables\.evaluate_tool: ",
+    ),
+    "table named like a target": (
+        lambda p: p["tables"].update(all=p["tables"]["table2"]),
+        r"tables\.all: 'all' is the",
+    ),
+    "table named like a benchmark": (
+        lambda p: p["tables"].update(bench_memory=p["tables"]["table2"]),
+        r"tables\.bench_memory: ",
+    ),
+    "method that corrects itself": (
+        lambda p: p["methods"]["ptqd"].update(base="ptqd"),
+        r"methods\.ptqd\.base: ptqd is an entry of ptqd, ptqd corrects q-diffusion; name one",
+    ),
+    "method that corrects another one": (
+        lambda p: p["methods"]["ptqd"].update(base="rtn"),
+        r"methods\.ptqd\.base: rtn is an entry of rtn, ptqd corrects q-diffusion",
+    ),
+    "method that corrects nothing": (
+        lambda p: p["methods"]["rtn"].update(base="q-dit"),
+        r"methods\.rtn\.base: found 'q-dit', but rtn corrects no other method; remove it",
+    ),
+    "unknown base of a method": (
+        lambda p: p["methods"]["ptqd"].update(base="q-difusion"),
+        r"methods\.ptqd\.base: 'q-difusion' is not defined; .* did you mean 'q-diffusion'\?",
+    ),
+    "budget that no search can meet": (
+        lambda p: p["allocation"].update(reference=72),
+        r"allocation\.reference: found 72, expected at most 36, the largest of allocation\.sizes",
+    ),
     "name that is a number": (lambda p: p.update(profile=12), "profile: found 12, expected a text; put it in quotes"),
     "section left empty": (lambda p: p.update(methods=None), "methods: found None, expected a mapping"),
 }
@@ -226,6 +277,60 @@ def test_bad_profile_is_refused_in_one_line(profile: Profile, name: str) -> None
     with pytest.raises(ConfigError, match=message) as caught:
         validate(profile)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("guidance", float("nan"), r"\.guidance: found nan, expected a number"),
+        ("guidance", [1.0, float("-inf")], r"\.guidance\[1\]: found -inf, expected a number"),
+        ("day", date(2024, 1, 1), r"\.day: found datetime\.date\(2024, 1, 1\), expected a text, .* in quotes"),
+        ("data", b"abc", r"\.data: found b'abc', expected a text, a number"),
+        ("names", {"a", "b"}, r"\.names: found \{'a', 'b'\}, expected"),
+        ("nested", {"of": [{1: 2}]}, r"\.nested\.of\[0\]: found the key 1, expected a text; put it in quotes"),
+    ],
+)
+@pytest.mark.parametrize("where", ["arguments", "config"])
+def test_what_json_does_not_have_is_refused_in_a_mapping_of_any_content(
+    key: str, value: Any, message: str, where: str
+) -> None:
+    flux = load_profile("flux")
+    setting, model = next(iter(flux["settings"])), next(iter(flux["models"]))
+    content = {
+        "arguments": flux["settings"][setting]["call"]["arguments"],
+        "config": flux["models"][model]["pipeline"].setdefault("config", {}),
+    }
+    validate(flux)
+    content[where][key] = value
+    place = {"arguments": rf"settings\.{setting}\.call", "config": rf"models\.{model}\.pipeline"}[where]
+    with pytest.raises(ConfigError, match=rf"{place}\.{where}{message}"):
+        validate(flux)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '[{"prompt_en": "a", "prompt_en": "b"}]', "\ufeff[]", "{"])
+def test_a_suite_that_is_no_json_is_one_line(
+    profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "suite.json").write_text(text, encoding="utf-8")
+    profile["video"]["suite"] = "data/suite.json"
+    with pytest.raises(ConfigError, match=r"video\.suite: data/suite\.json cannot be read \(.*\); qdit video suite"):
+        validate(profile)
+
+
+def test_bases_in_a_circle_are_refused_also_of_methods_whose_file_is_broken(
+    profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No job could be the first, and the order of the jobs would be looked for without end."""
+    methods = profile["methods"]
+    methods["rtn"]["base"], methods["g4w+p4a"]["base"], methods["ptqd"]["base"] = "g4w+p4a", "ptqd", "rtn"
+    model = ProfileModel.model_validate(profile)
+    monkeypatch.setattr("qdit.workflow.profile_references.method_index", lambda: MethodIndex({}, ()))
+    with pytest.raises(
+        ConfigError, match=r"rtn\.base: rtn corrects g4w\+p4a corrects ptqd corrects rtn; name an entry"
+    ):
+        check_corrected(model, "rtn")
 
 
 def test_shipped_profile_is_valid_and_every_check_starts_from_it(profile: Profile) -> None:

@@ -97,6 +97,22 @@ def test_a_file_that_no_profile_is_says_so_in_one_line(name: str, tmp_path: Path
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("whole", ["mini", "paper", "record"])
+def test_a_whole_profile_behind_an_overlay_does_not_replace_it_in_silence(
+    tmp_path: Path, profile: Profile, whole: str
+) -> None:
+    overlay, record = tmp_path / "mine.yaml", tmp_path / "profile.json"
+    overlay.write_text("profile: mine\nseed: 7\n", encoding="utf-8")
+    record.write_text(json.dumps(profile), encoding="utf-8")
+    last = record if whole == "record" else whole
+    assert load_profile(last, overlay)["seed"] == 7
+    for names in ((overlay, last), (last, overlay, last)):
+        with pytest.raises(
+            ConfigError, match="is a whole profile and stands after .*mine.yaml, whose values it replaces"
+        ):
+            load_profile(*names)
+
+
 def test_merge_keys_may_be_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "merge.yaml"
     path.write_text("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\n", encoding="utf-8")

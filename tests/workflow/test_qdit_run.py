@@ -13,8 +13,11 @@ import pytest
 
 from qdit.cli.run import run as run_command
 from qdit.core.errors import ConfigError, DataError
+from qdit.core.files import write_json
 from qdit.core.repository import ROOT
-from qdit.workflow.profile import default_tables, load_profile, runs_of
+from qdit.workflow.commands import Commands
+from qdit.workflow.profile import default_tables, load_profile, runs_of, search_of
+from qdit.workflow.progress import SECONDS
 from qdit.workflow.run import (
     call,
     plan_text,
@@ -109,6 +112,16 @@ def test_times_that_were_measured_go_before_guesses(tmp_path: Path) -> None:
     assert seconds_of(profile, runs, tmp_path) > guessed + 2000
     (logs / "sample-000.json").write_text("damaged", encoding="utf-8")
     assert seconds_of(profile, runs, tmp_path) == guessed
+
+
+def test_a_finished_search_takes_no_time(tmp_path: Path) -> None:
+    profile = load_profile("mini")
+    runs = runs_of(profile, "table6")
+    before = seconds_of(profile, runs, tmp_path)
+    searches = {search for run in runs if (search := search_of(profile, run))}
+    for search in searches:
+        write_json(Commands(profile, tmp_path).search_file(search), {})
+    assert searches and seconds_of(profile, runs, tmp_path) == before - len(searches) * SECONDS["search"]
 
 
 def test_a_disk_that_is_too_small_is_one_line_before_anything_runs(

@@ -45,6 +45,8 @@ IMAGES_HEADER, LABELS_HEADER = 16, 8
 """Bytes before the values in an IDX file of images, and in one of labels."""
 AR_MAGIC, AR_HEADER = b"!<arch>\n", 60
 """A Debian package is an ar archive; each of its members has a header of 60 bytes."""
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""First bytes of data that zstd has compressed."""
 ADVICE = "install Debian's package dataset-fashion-mnist, or download it: apt-get download dataset-fashion-mnist"
 
 
@@ -148,7 +150,13 @@ def files_of_package(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     Nothing is unpacked to the disk.
     """
     try:
-        with tarfile.open(fileobj=io.BytesIO(data_member(path.read_bytes()))) as archive:
+        data = data_member(path.read_bytes())
+        if data.startswith(ZSTD_MAGIC):
+            raise DataError(
+                f"{path}: its data are compressed by zstd, as in Ubuntu's packages, and Python does not read it; unpack"
+                f" the package, dpkg-deb -x {path.name} unpacked, then give unpacked{PACKAGE_FOLDER}"
+            )
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
             members = {PurePosixPath(member.name).name: member for member in archive if member.isfile()}
             readers = {name: archive.extractfile(members[name]) for name in names if name in members}
             contents = {name: reader.read() for name, reader in readers.items() if reader is not None}
@@ -168,6 +176,8 @@ def data_member(package: bytes) -> bytes:
         header = package[position : position + AR_HEADER]
         name, size = header[:16].decode("ascii").strip().rstrip("/"), int(header[48:58])
         start = position + AR_HEADER
+        if size < 0:
+            raise ValueError("a member of negative size")
         if name.startswith("data.tar"):
             return package[start : start + size]
         position = start + size + size % 2

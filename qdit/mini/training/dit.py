@@ -226,7 +226,7 @@ class Trainer:
     def resume(self) -> None:
         """Continue from the checkpoint. CheckpointError if it belongs to another configuration."""
         tensors, metadata = load_tensors(self.path)
-        if {key: metadata.get(key) for key in self.identity} != self.identity:
+        if not isinstance(metadata, dict) or {key: metadata.get(key) for key in self.identity} != self.identity:
             raise CheckpointError(
                 f"{self.path}: was trained with another configuration; delete the file or restore the configuration"
             )

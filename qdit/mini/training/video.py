@@ -16,6 +16,7 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from qdit.core.devices import torch_device
 from qdit.core.errors import CheckpointError, ConfigError, did_you_mean
 from qdit.core.files import load_tensors, sha256_file
 from qdit.core.seeds import Purpose, torch_generator
@@ -127,7 +128,14 @@ def read_start(path: Path, config: STDiT3Config) -> Start:
     model = load_video_model(path)
     if model.config != config:
         raise CheckpointError(f"{path}: holds another network than the one to train; give weights of this model")
-    return Start(dict(model.named_parameters()), load_tensors(path)[1]["iteration"], sha256_file(path))
+    metadata = load_tensors(path)[1]
+    iteration = metadata.get("iteration") if isinstance(metadata, dict) else None
+    if type(iteration) is not int:
+        raise CheckpointError(
+            f"{path}: does not say the iteration of its training; give weights of qdit video ship or a checkpoint of"
+            " qdit train video"
+        )
+    return Start(dict(model.named_parameters()), iteration, sha256_file(path))
 
 
 WHEN = ("iterations", "checkpoint_every")
@@ -160,7 +168,7 @@ class VideoTrainer:
         *,
         start: Start | None = None,
     ) -> None:
-        self.config, self.device = config, torch.device(device)
+        self.config, self.device = config, torch_device(device)
         self.model = STDiT3(model)
         initialize(self.model, torch_generator(config.seed, Purpose.TRAINING))
         if start is not None:

@@ -10,25 +10,27 @@ import torch
 from qdit.core.errors import CheckpointError
 from qdit.core.files import load_tensors
 from qdit.mini.data.moving_digits_prompts import PLACES
+from qdit.mini.training.checkpoint_file import filled, read_average, training_of
 from qdit.mini.training.salient import SalientConfig
 from qdit.mini.training.video_salient import make_salient_video
-from qdit.mini.training.video_state import AVERAGE
 from qdit.models.config import STDiT3Config
 from qdit.models.loading import save_model, write_manifest
 from qdit.models.stdit3 import STDiT3
 
+TRAINED_BY = "qdit train video"
+
 
 def averaged_video_model(checkpoint: Path) -> tuple[STDiT3, dict[str, Any]]:
-    """Load a checkpoint that `qdit train video` wrote: the moving average as a model in eval mode, and the metadata."""
-    tensors, metadata = load_tensors(checkpoint)
-    average = {name.removeprefix(AVERAGE): t for name, t in tensors.items() if name.startswith(AVERAGE)}
-    if not average or not isinstance(metadata, dict) or "world" not in metadata:
-        raise CheckpointError(
-            f"{checkpoint}: not a training checkpoint of a video model; give the one that qdit train video wrote"
-        )
-    model = STDiT3(STDiT3Config(**metadata["model"]))
-    model.load_state_dict(average)
-    return model.eval(), metadata
+    """Load a checkpoint that `qdit train video` wrote: the moving average as a model in eval mode, and the metadata.
+
+    CheckpointError for a file that is not a whole checkpoint of a video model.
+    """
+    average, metadata = read_average(checkpoint, of_video=True, command=TRAINED_BY)
+
+    def make() -> STDiT3:
+        return STDiT3(STDiT3Config(**metadata["model"]))
+
+    return filled(make, average, checkpoint, of_video=True, command=TRAINED_BY), metadata
 
 
 def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientConfig | None = None) -> list[Path]:
@@ -38,7 +40,7 @@ def ship_video(checkpoint: Path, weights: Path, *, name: str, salient: SalientCo
     how many channels get a factor and how large the factors are; by default as for the image models.
     """
     model, metadata = averaged_video_model(checkpoint)
-    described = {key: metadata[key] for key in ("training", "world", "iteration")}
+    described = training_of(metadata, checkpoint, "training", "world", "iteration")
     natural, stressed = (weights / f"{name}-{form}.safetensors" for form in ("natural", "salient"))
     save_half(natural, model, {**described, "form": "natural"})
     config = salient or SalientConfig()

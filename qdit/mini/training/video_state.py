@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from qdit.core.errors import CheckpointError
 from qdit.core.files import load_tensors, save_tensors
+from qdit.mini.training.checkpoint_file import AVERAGE
 
-AVERAGE = "average."
-"""Prefix of the moving average in a checkpoint."""
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")
 
 

@@ -45,7 +45,12 @@ class ClipSet:
             )
 
     def save(self, path: Path) -> None:
-        """Write one npz file, or, if `path` has no suffix, a folder of lossless MP4 files `<prompt>-<number>.mp4`."""
+        """Write one npz file, or, if `path` has no suffix, a folder of lossless MP4 files `<prompt>-<number>.mp4`.
+
+        DataError for another suffix, such as `.mp4`: the file would hold something else than its name says.
+        """
+        if path.suffix not in ("", ".npz"):
+            raise DataError(f"{path}: expected a name that ends in .npz, or a folder, whose name has no dot; rename it")
         if not path.suffix:
             for clip, prompt, number in zip(self.frames, self.prompts, self.numbers, strict=True):
                 write_mp4(path / f"{prompt}-{number}.mp4", clip.permute(1, 2, 3, 0).numpy(), fps=FPS, lossless=True)
@@ -76,7 +81,7 @@ def load_mp4s(folder: Path) -> ClipSet:
     if not named:
         raise DataError(f"{folder}: holds no MP4 files, at least one is needed; write them with qdit video clips")
     for path, (prompt, _, number) in named.items():
-        if not prompt or not number.isdigit():
+        if not prompt or not number.isdecimal():
             raise DataError(f"{path}: the name is not '<prompt>-<number>.mp4', as VBench names clips; rename it")
     frames = [torch.from_numpy(read_mp4(path, frames=FRAMES)).permute(3, 0, 1, 2) for path in named]
     for path, clip in zip(named, frames, strict=True):

@@ -113,8 +113,7 @@ def all_prompts(prompts: int = PROMPTS) -> list[Prompt]:
     merged: dict[str, Prompt] = {}
     for suite in SUITES:
         for prompt in suite_prompts(suite, prompts):
-            known = merged.get(prompt.text, Prompt(prompt.text, ()))
-            merged[prompt.text] = Prompt(prompt.text, tuple(dict.fromkeys(known.dimensions + prompt.dimensions)))
+            add_prompt(merged, prompt)
     return list(merged.values())
 
 
@@ -150,23 +149,34 @@ def full_info(prompts: Sequence[Prompt]) -> list[dict[str, Any]]:
 
 
 def read_full_info(path: Path) -> list[Prompt]:
-    """Read prompts from a full_info JSON. DataError, in one line, for another schema, unknown words or dimensions."""
+    """Read prompts from a full_info JSON. A text that occurs in several entries becomes one prompt of all dimensions.
+
+    DataError, in one line, for another schema, unknown words or dimensions.
+    """
     rows = read_json(path)
     if not isinstance(rows, list) or not rows:
         raise DataError(f"{path}: not a list of prompts; write it with qdit video suite")
-    prompts = []
+    merged: dict[str, Prompt] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, dict) or not isinstance(row.get("prompt_en"), str) or not row.get("dimension"):
             raise DataError(f"{path}: entry {number} has no prompt_en or no dimension; write it with qdit video suite")
+        if not isinstance(row["dimension"], list):
+            raise DataError(f"{path}: entry {number} has dimension {row['dimension']!r:.60}, expected a list of names")
         for dimension in row["dimension"]:
             if dimension not in DIMENSIONS:
                 raise DataError(
-                    f"{path}: entry {number} has the unknown dimension {dimension!r}; allowed are"
-                    f" {', '.join(DIMENSIONS)}{did_you_mean(dimension, DIMENSIONS)}"
+                    f"{path}: entry {number} has the unknown dimension {dimension!r:.60}; allowed are"
+                    f" {', '.join(DIMENSIONS)}{did_you_mean(str(dimension), DIMENSIONS)}"
                 )
         try:
             parse_prompt(row["prompt_en"])
         except DataError as problem:
             raise DataError(f"{path}: {problem}") from None
-        prompts.append(Prompt(row["prompt_en"], tuple(row["dimension"])))
-    return prompts
+        add_prompt(merged, Prompt(row["prompt_en"], tuple(row["dimension"])))
+    return list(merged.values())
+
+
+def add_prompt(merged: dict[str, Prompt], prompt: Prompt) -> None:
+    """Add a prompt to prompts by text, in place. If its text is known, only its dimensions are added."""
+    known = merged.get(prompt.text, Prompt(prompt.text, ()))
+    merged[prompt.text] = Prompt(prompt.text, tuple(dict.fromkeys(known.dimensions + prompt.dimensions)))

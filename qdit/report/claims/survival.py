@@ -131,13 +131,29 @@ def tested(verdicts: Mapping[str, Verdict]) -> int:
 
 
 def seed_in(folder: Path) -> int:
-    """Return the seed of the rows in a results folder; DataError if it has no row with numbers."""
+    """Return the seed of the rows in a results folder.
+
+    Damaged records and records without a seed are left out, as in the tables. DataError if no row with numbers is left,
+    or if the rows have several seeds.
+    """
     require_results(folder)
+    seeds: dict[int, Path] = {}
+    problems = []
     for path in sorted(folder.glob(f"runs/*/*/*/*/{FILE}")):
-        seed = read_record(path).protocol.get("seed")
-        if seed is not None:
-            return int(seed)
-    raise DataError(f"{folder}: found no row with numbers; finish that run first")
+        try:
+            seed = read_record(path).protocol.get("seed")
+        except DataError as problem:
+            problems.append(f"{path}: {problem}")
+            continue
+        if type(seed) is int:
+            seeds.setdefault(seed, path)
+    if len(seeds) > 1:
+        (first, one), (second, other) = list(seeds.items())[:2]
+        raise DataError(f"{folder}: {one} has seed {first}, {other} has seed {second}; keep the rows of one seed there")
+    if not seeds:
+        why = f" ({problems[0]})" if problems else ""
+        raise DataError(f"{folder}: found no row with numbers{why}; finish that run first")
+    return next(iter(seeds))
 
 
 def compared(

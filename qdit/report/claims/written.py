@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qdit.core.errors import ConfigError
 from qdit.core.files import write_text
 from qdit.report.claims.claims import Claim, Verdict
 from qdit.report.claims.report import Report
@@ -105,7 +106,15 @@ def _survived(claim: Claim, source: str, report: Report) -> tuple[int | str, ...
 
 
 def write_report(report: Report, page: str, markdown: str, out: Path) -> list[Path]:
-    """Write the HTML `page` to `out`, and the CSV and the `markdown` beside it; equal results give equal bytes."""
+    """Write the HTML `page` to `out`, and the CSV and the `markdown` beside it; equal results give equal bytes.
+
+    Raises ConfigError if `out` is the name that the CSV or the Markdown gets.
+    """
+    if out.suffix in (".csv", ".md"):
+        raise ConfigError(
+            f"--out {out}: is the page in HTML, and {out.suffix} is the suffix of a file beside it; give a name such as"
+            f" {out.with_suffix('.html')}"
+        )
     texts = {out: page, out.with_suffix(".csv"): csv_of(report), out.with_suffix(".md"): markdown}
     for path, text in texts.items():
         write_text(path, text)

@@ -55,6 +55,8 @@ def read_searched_allocation(results: Path, search: SearchRun) -> SearchedAlloca
     path = results / "search" / f"{search.path}.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
+        if not data["groups"]:
+            return None
         return SearchedAllocation(
             kind=str(data["identity"]["method"]),
             groups={str(name): int(size) for name, size in data["groups"].items()},
@@ -63,7 +65,7 @@ def read_searched_allocation(results: Path, search: SearchRun) -> SearchedAlloca
             harmonic_mean_group_size=float(data["harmonic_mean_group_size"]),
             remeasured=tuple(_remeasured(entry, data["space"]["reference"]) for entry in data.get("fresh", ())),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
         return None
 
 
@@ -77,7 +79,7 @@ def _time(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return {"seconds": float(data["seconds"]), "workers": int(data["workers"])}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError):
         return {"seconds": None, "workers": None}
 
 

@@ -3,6 +3,7 @@
 Speeds differ from run to run, so metrics.json does not hold them.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,21 @@ COLUMNS = (
 
 
 def read_speed(results: Path, run: Run) -> Mapping[str, Any] | None:
-    """Read the speed.json of a run; None if it is missing or damaged."""
+    """Read the speed.json of a run; None if it is missing or damaged: if it lacks something that a table shows."""
     path = run.folder(results) / FILE
     try:
         content = read_json(path) if path.is_file() else None
-    except QditError:
+        return content if content is not None and is_whole(content) else None
+    except (QditError, KeyError, TypeError, AttributeError):
         return None
-    return content if isinstance(content, dict) and isinstance(content.get("modes"), dict) else None
+
+
+def is_whole(content: Mapping[str, Any]) -> bool:
+    """Return whether all cells of a speed.json are numbers or missing. KeyError or TypeError without the machine."""
+    measured_on(content)
+    cells = speed_cells(content)
+    numbers = [value for name, value in cells.items() if name != "why_not_integer" and value is not None]
+    return all(isinstance(number, int | float) and math.isfinite(number) for number in numbers)
 
 
 def speed_cells(content: Mapping[str, Any] | None) -> Row:

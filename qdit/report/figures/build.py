@@ -37,8 +37,23 @@ def sketch(source: Source, figure: Planned) -> Sketch:
     try:
         return KINDS[figure.kind](source, figure)
     except Missing as problem:
-        where = source.describe(figure.subject) if figure.subject else f"table {figure.table}"
-        return missing_sketch(figure.title, where, str(problem))
+        return without_data(source, figure, problem)
+
+
+def without_data(source: Source, figure: Planned, problem: Missing) -> Sketch:
+    """Return the sketch of a figure that lacks data; it names them."""
+    where = source.describe(figure.subject) if figure.subject else f"table {figure.table}"
+    return missing_sketch(figure.title, where, str(problem))
+
+
+def picture(source: Source, figure: Planned) -> tuple[Sketch, str, bytes]:
+    """Return the sketch of a figure, and its drawing as SVG and as PNG. Data may also be found missing at drawing."""
+    face, drawn = str(source.profile["face"]), sketch(source, figure)
+    try:
+        return drawn, *encode(compose(drawn, face))
+    except Missing as problem:
+        drawn = without_data(source, figure, problem)
+        return drawn, *encode(compose(drawn, face))
 
 
 def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None = None) -> list[Path]:
@@ -52,10 +67,9 @@ def build_figures(profile: Profile, results: Path, *, only: Sequence[str] | None
     entries: dict[str, dict[str, Any]] = {}
     paths = []
     for figure in wanted:
-        drawn = sketch(source, figure)
+        drawn, svg, png = picture(source, figure)
         if drawn.missing and figure.opt_in:
             continue
-        svg, png = encode(compose(drawn, str(profile["face"])))
         files = {suffix: folder / f"{figure.name}.{suffix}" for suffix in ("svg", "png")}
         write_text(files["svg"], svg)
         write_bytes(files["png"], png)

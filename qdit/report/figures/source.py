@@ -23,6 +23,18 @@ class Missing(Exception):
     """Raised if data of a figure are missing. The message completes the sentence "not drawn: …"."""
 
 
+def lacking(*names: str) -> Missing:
+    """Return the error for an analysis without these arrays, for example one of an older version."""
+    return Missing(f"the analysis lacks {', '.join(names)}; delete it and run `snakemake --cores all figures`")
+
+
+class Analysis(dict[str, np.ndarray]):
+    """Arrays of an analysis by name. Reading a name that the file lacks raises `Missing`."""
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise lacking(name)
+
+
 @dataclass(frozen=True)
 class Source:
     """The data of all figures: a profile and the folder of its results."""
@@ -46,7 +58,7 @@ class Source:
         if not file.is_file():
             raise Missing(f"{path} is missing; `snakemake --cores all figures` makes it")
         try:
-            return load_arrays(file)
+            return Analysis(load_arrays(file))
         except DataError:
             raise Missing(f"{path} cannot be read; delete it and run `snakemake --cores all figures`") from None
 
@@ -64,13 +76,16 @@ class Source:
 
 
 def samples_of(arrays: Arrays) -> int:
-    """Return the number of images whose activations an analysis recorded."""
-    return int(json.loads(str(arrays["record"]))["samples"])
+    """Return the number of images whose activations an analysis recorded. Raises `Missing` if the file lacks it."""
+    try:
+        return int(json.loads(str(arrays["record"]))["samples"])
+    except (ValueError, KeyError, TypeError):
+        raise Missing("the analysis has no valid record; delete it and run `snakemake --cores all figures`") from None
 
 
 def require(arrays: Arrays, *names: str) -> list[np.ndarray]:
     """Return some arrays of an analysis. Raises `Missing` if an older version wrote the file without them."""
     absent = [name for name in names if name not in arrays]
     if absent:
-        raise Missing(f"the analysis lacks {', '.join(absent)}; delete it and run `snakemake --cores all figures`")
+        raise lacking(*absent)
     return [arrays[name] for name in names]

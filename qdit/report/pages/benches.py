@@ -94,7 +94,7 @@ def read_bench(path: Path) -> Bench:
             f"{content['command']} on {machine['processor']} ({machine['cores']} cores), backend {content['backend']},"
             f" commit {content['commit']}"
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as problem:
         raise DataError(
             f"{path}: not a record of `qdit bench` ({type(problem).__name__}: {problem}); measure again"
         ) from None

@@ -41,8 +41,9 @@ def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: s
     """Write docs/mini and the README's table from a finished run of `commit`. Return the written files.
 
     DataError if the run is incomplete or was made by different code. ConfigError if the README lacks the two marks
-    between which the table stands.
+    between which the table stands, and for a folder `docs` that this function did not fill.
     """
+    require_filled_by_us(docs)
     records = records_of(profile, results)
     require_one_code(records)
     if not (BEGIN in readme.read_text(encoding="utf-8") and END in readme.read_text(encoding="utf-8")):
@@ -65,6 +66,19 @@ def fill(profile: Profile, results: Path, docs: Path, readme: Path, *, commit: s
     write_json(docs / RECORD, facts)
     write_readme(readme, docs / f"{README_TABLE}.csv")
     return [*(docs / page.name for page in pages), *(docs / name for name in texts), docs / RECORD, readme]
+
+
+def require_filled_by_us(docs: Path) -> None:
+    """Raise ConfigError for a folder with files that `fill` did not write, because `fill` removes what is there.
+
+    A folder that `fill` wrote has the record of the run.
+    """
+    others = sorted(path.name for path in docs.iterdir() if path.is_file()) if docs.is_dir() else []
+    if others and RECORD not in others:
+        raise ConfigError(
+            f"--docs {docs}: holds {others[0]} and no {RECORD}, so `qdit docs-mini` did not fill it, and would remove"
+            " what it did not write; give docs/mini or an empty folder"
+        )
 
 
 def records_of(profile: Profile, results: Path) -> dict[Run, MetricsRecord]:

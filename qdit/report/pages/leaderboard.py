@@ -115,14 +115,14 @@ def board_headline(table: Table) -> Headline:
 
 
 def _tables_of(profile: Mapping[str, Any]) -> dict[Run, list[str]]:
-    """Run → its tables; the table of controls has all runs, so it counts only for runs of no other table."""
+    """Run → its tables; a table of controls has all runs, so it counts only for runs of no other table."""
     tables_by_run: dict[Run, list[str]] = {}
+    controls: dict[Run, list[str]] = {}
     for name, definition in profile["tables"].items():
         for run in runs_of(profile, name):
-            names = tables_by_run.setdefault(run, [])
-            if definition["kind"] != "qc":
-                names.append(name)
-    return {key: names or ["qc"] for key, names in tables_by_run.items()}
+            tables_by_run.setdefault(run, [])
+            (controls if definition["kind"] == "qc" else tables_by_run).setdefault(run, []).append(name)
+    return {key: names or controls[key] for key, names in tables_by_run.items()}
 
 
 def _printed(profile: Mapping[str, Any], results: Path) -> dict[Run, Row]:

@@ -18,7 +18,7 @@ def beside_published(profile: Mapping[str, Any], table: str, runs: Sequence[Run]
     """
     by_run: dict[Run, Row] = {}
     for row in load_table(profile, table, results).rows:  # a table repeats full precision in its blocks
-        if row["key"] in runs:
+        if row.get("key") in runs:  # a row that is only printed has no run
             by_run.setdefault(row["key"], row)
     rows = list(by_run.values())
     names = [name for name in compared() if any(_has(row, name) for row in rows)]

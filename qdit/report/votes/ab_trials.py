@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from qdit.core.errors import ConfigError, DataError
+from qdit.core.errors import ConfigError, DataError, did_you_mean
 from qdit.core.files import load_arrays
 from qdit.core.metrics_record import Status
 from qdit.core.run import UNQUANTIZED, Run, split_bits
@@ -85,13 +85,24 @@ def contests_of(
     """Return the runs to compare: one Contest for each block and bits of a table that match the arguments.
 
     The default table is the first of kind `table2`. If `settings`, `forms` and `bits` are all empty, only the contest
-    with the fewest bits is returned, because there the images of methods differ most. ConfigError if no block matches.
+    with the fewest bits is returned, because there the images of methods differ most. ConfigError for a name that no
+    block of the table has, and if no block matches.
     """
     table = table or next((name for name, contests in profile["tables"].items() if contests["kind"] == "table2"), None)
     if table not in profile["tables"]:
         raise ConfigError(f"table {table!r} is not in the profile; allowed are {', '.join(profile['tables'])}")
-    contests = []
-    for block in profile["tables"][table]["blocks"]:
+    blocks, contests = profile["tables"][table]["blocks"], []
+    for flag, words, known in (
+        ("setting", settings, [block["setting"] for block in blocks]),
+        ("form", forms, [block["form"] for block in blocks]),
+        ("bits", bits, [some for block in blocks for some in block["bits"]]),
+        ("method", methods, [label for block in blocks for label in block["methods"]]),
+    ):
+        for word in words:
+            if word not in known:
+                names = ", ".join(dict.fromkeys(known))
+                raise ConfigError(f"--{flag} {word!r}: {table} has {names}{did_you_mean(word, known)}; take one")
+    for block in blocks:
         labels = tuple(label for label in block["methods"] if not methods or label in methods)
         for some in block["bits"]:
             if _fits(block["setting"], settings) and _fits(block["form"], forms) and _fits(some, bits):

@@ -38,14 +38,34 @@ class Ballot:
 
 
 def read_ballots(paths: Sequence[Path]) -> list[Ballot]:
-    """Read the files of all voters; DataError for a missing, damaged or repeated file."""
+    """Read the files of all voters; DataError for a missing, damaged or repeated file, and for two of one voter."""
     seen: dict[str, Path] = {}
     for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file; give the files that the voters saved")
         if (first := seen.setdefault(sha256_file(path), path)) is not path:
             raise DataError(f"{path}: the same votes as {first}; give each voter's file once")
-    return [read_ballot(path) for path in paths]
+    ballots = [read_ballot(path) for path in paths]
+    for number, ballot in enumerate(ballots):
+        for other in ballots[:number]:
+            require_two_voters(other, ballot)
+    return ballots
+
+
+def require_two_voters(first: Ballot, second: Ballot) -> None:
+    """Raise DataError for two files of one voter on one page, saved at two times: the votes would count twice.
+
+    Voters without a name are one voter if the votes of one file are also in the other.
+    """
+    if (first.page, first.voter) != (second.page, second.voter):
+        return
+    few, many = sorted((first.votes, second.votes), key=len)
+    if first.voter or few.items() <= many.items():
+        whose = f"of {first.voter}" if first.voter else "of one voter, whose votes are in both"
+        raise DataError(
+            f"{second.file}: is a second file {whose}, beside {first.file}; give only the last that the voter saved,"
+            " or, if they are two people, write two names into the files (voter)"
+        )
 
 
 def read_ballot(path: Path) -> Ballot:

@@ -110,6 +110,23 @@ def test_what_is_no_package_is_refused(folder: Path, tmp_path: Path) -> None:
         copy_files(path, tmp_path / "out")
 
 
+def test_ubuntus_compression_is_named_with_the_way_around_it(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "set.deb"
+    xz = package(folder, path).read_bytes()
+    path.write_bytes(xz.replace(b"data.tar.xz ", b"data.tar.zst").replace(b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd\x00\x00"))
+    words = "compressed by zstd.*dpkg-deb -x set.deb unpacked, then give unpacked/usr/share/datasets/fashion-mnist"
+    with pytest.raises(DataError, match=words):
+        copy_files(path, tmp_path / "out")
+
+
+def test_a_package_with_a_negative_size_ends(tmp_path: Path) -> None:
+    """Such a size once led back to the same member without end."""
+    path = tmp_path / "set.deb"
+    path.write_bytes(b"!<arch>\n" + f"{'x':<16}{0:<12}{0:<6}{0:<6}{0:<8}{-60:<10}`\n".encode())
+    with pytest.raises(DataError, match="not a readable Debian package"):
+        copy_files(path, tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

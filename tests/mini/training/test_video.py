@@ -22,7 +22,7 @@ from qdit.mini.training.video import (
     train_mini_video,
 )
 from qdit.mini.training.video_shipping import averaged_video_model, load_video_model, ship_video
-from qdit.models.loading import load_model
+from qdit.models.loading import load_model, save_model
 from qdit.models.manifest import verify_manifest
 from qdit.models.stdit3 import STDiT3
 
@@ -165,6 +165,26 @@ def test_the_average_is_shipped_in_half_precision(trained, tmp_path):
         torch.testing.assert_close(found[name], tensor if exact else tensor.half().float(), atol=0, rtol=0)
     for source in (path, salient, trained.state.path):
         assert load_video_model(source).config == TINY
+
+
+def test_a_checkpoint_that_is_not_whole_is_refused(trained, tmp_path):
+    tensors, metadata = load_tensors(trained.state.path)
+    path, missing = tmp_path / "edited.safetensors", "average.final_layer.linear.bias"
+    for kept, facts, words in (
+        ({name: tensor for name, tensor in tensors.items() if name != missing}, metadata, "1 weights are missing"),
+        (tensors, {**metadata, "iteration": None}, "its metadata lack model or iteration"),
+        (tensors, {**metadata, "model": {"depth": "two"}}, "not a training checkpoint of a video model"),
+    ):
+        save_tensors(path, kept, facts)
+        with pytest.raises(CheckpointError, match=words):
+            ship_video(path, tmp_path / "weights", name="tiny")
+    assert not (tmp_path / "weights").exists()
+
+
+def test_weights_that_do_not_say_their_iteration_are_no_start(tmp_path):
+    save_model(tmp_path / "model.safetensors", VideoTrainer(TINY, SHORT, tmp_path).model)
+    with pytest.raises(CheckpointError, match="does not say the iteration of its training"):
+        read_start(tmp_path / "model.safetensors", TINY)
 
 
 def test_other_checkpoints_are_refused(tmp_path):

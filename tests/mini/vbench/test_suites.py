@@ -66,6 +66,13 @@ def test_the_json_has_vbench_schema_and_comes_back(tmp_path):
         ([{"prompt_en": "a red 2, standing still"}], "entry 0 has no prompt_en or no dimension"),
         ([{"prompt_en": "a red 2, standing still", "dimension": ["colour"]}], "'colour'; allowed are .* mean 'color'"),
         ([{"prompt_en": "a red cow, standing still", "dimension": ["color"]}], "unknown word 'cow'"),
+        (
+            [{"prompt_en": "a red 2, standing still", "dimension": "color"}],
+            "dimension 'color', expected a list of names",
+        ),
+        ([{"prompt_en": "a red 2, standing still", "dimension": 5}], "dimension 5, expected a list of names"),
+        ([{"prompt_en": "a red 2, standing still", "dimension": [5]}], "the unknown dimension 5; allowed are"),
+        ([{"prompt_en": "a red 2, standing still", "dimension": [["color"]]}], r"the unknown dimension \['color'\]"),
     ],
 )
 def test_bad_files_are_refused_in_one_line(tmp_path, rows, message):
@@ -74,3 +81,11 @@ def test_bad_files_are_refused_in_one_line(tmp_path, rows, message):
     with pytest.raises(DataError, match=message) as refused:
         read_full_info(path)
     assert "\n" not in str(refused.value) and str(path) in str(refused.value)
+
+
+def test_a_prompt_that_stands_twice_has_the_dimensions_of_both_entries(tmp_path):
+    text = "a red 2, standing still"
+    rows = [{"prompt_en": text, "dimension": ["color"]}, {"prompt_en": text, "dimension": ["scene", "color"]}]
+    write_json(tmp_path / "suite.json", rows)
+    (prompt,) = read_full_info(tmp_path / "suite.json")
+    assert (prompt.text, prompt.dimensions) == (text, ("color", "scene"))

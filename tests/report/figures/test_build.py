@@ -121,6 +121,26 @@ def test_an_analysis_of_another_version_says_so(source: Source) -> None:
     assert "cannot be read" in drawn_again(source, "blocks-dit-digits-natural")[1].missing
 
 
+@pytest.mark.parametrize(
+    ("analysis", "figure", "lacking"),
+    [
+        ("activations", "spread-dit-digits-natural", "record"),
+        ("activations", "channels-dit-digits-natural", "roles"),
+        ("activations", "salience-timesteps-dit-digits-natural", "timesteps"),
+        ("errors-w4a4-common", "errors-timesteps-dit-digits-natural", "timesteps"),
+        ("errors-w4a4-common", "errors-layers-dit-digits-natural", "parts"),
+    ],
+)
+def test_any_array_may_be_missing_in_an_analysis(source: Source, analysis: str, figure: str, lacking: str) -> None:
+    """Also one that is read only when the figure is drawn: the picture names it, and the other figures are drawn."""
+    path = source.results / f"analysis/digits-cfg1.0-s20/natural/{analysis}.npz"
+    arrays = load_arrays(path)
+    del arrays[lacking]
+    save_arrays(path, arrays)
+    build_figures(source.profile, source.results, only=[figure])
+    assert f"lacks {lacking}" in listed(source.results)[figure]["missing"]
+
+
 def test_runs_that_are_missing_are_named_and_the_others_drawn(source: Source) -> None:
     shutil.rmtree(source.results / "runs" / "digits-cfg1.0-s20" / "natural" / "q-dit" / "w4a4-common")
     assert "Missing: W4A4 Q-DiT: no samples." in drawn_again(source, SOME[2])[1].caption

@@ -112,7 +112,21 @@ def test_fewest_bits_are_the_default_and_a_choice_is_obeyed() -> None:
     with pytest.raises(ConfigError, match="table 'table9' is not in the profile"):
         contests_of(profile, table="table9")
     with pytest.raises(ConfigError, match="two of these methods"):
-        contests_of(profile, methods=["rtn", "nobody"])
+        contests_of(profile, methods=["rtn"])
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"methods": ["rtn", "q-dit", "q-ditt"]}, r"--method 'q-ditt': table2 has fp, rtn, .*; did you mean 'q-dit'\?"),
+        ({"settings": [PLAIN, "digits"]}, "--setting 'digits': table2 has digits-cfg1.0-s20, "),
+        ({"forms": ["natural", "salty"]}, "--form 'salty': table2 has natural"),
+        ({"bits": ["w4a8", "w44"]}, "--bits 'w44': table2 has .*w4a8"),
+    ],
+)
+def test_a_name_that_the_table_lacks_is_not_left_out_in_silence(choice: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        contests_of(make_profile(), **choice)
 
 
 def make(sampled: Path, name: str = "ab.html", **options: Any) -> Path:

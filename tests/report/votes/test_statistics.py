@@ -140,3 +140,23 @@ def test_a_file_that_is_missing_or_given_twice_is_refused(tmp_path: Path) -> Non
         read_ballots([one, same])
     with pytest.raises(DataError, match=r"none\.json: no such file"):
         read_ballots([one, tmp_path / "none.json"])
+
+
+def test_two_files_of_one_voter_are_refused(tmp_path: Path) -> None:
+    votes = ballot()["votes"]
+    whole, part = write(tmp_path / "whole.json", ballot()), write(tmp_path / "part.json", ballot(votes=votes[:1]))
+    with pytest.raises(
+        DataError, match=r"part\.json: is a second file of Anna, beside .*whole\.json; give only the last"
+    ):
+        read_ballots([whole, part])
+    nameless = [
+        write(tmp_path / f"{number}.json", ballot(voter="", votes=some))
+        for number, some in enumerate((votes[:1], votes))
+    ]
+    with pytest.raises(
+        DataError, match=r"1\.json: is a second file of one voter, whose votes are in both, beside .*0\."
+    ):
+        read_ballots(nameless)
+    other = write(tmp_path / "other.json", ballot(voter="", votes=[{"trial": 0, "choice": "tie"}]))
+    elsewhere = write(tmp_path / "elsewhere.json", ballot(page="cd" * 32))
+    assert len(read_ballots([whole, nameless[1], other, elsewhere])) == 4
