@@ -34,7 +34,8 @@ STYLE: dict[Any, Any] = {
 COLOURS = ("#1f6feb", "#d1690e", "#1a7f37", "#8250df", "#b42318")
 """Colour of each search in a panel."""
 
-MARKERS = "osD^v"
+MARKERS = "osD^vP"
+"""Marker of each search. The numbers of colours and markers have no common factor: 30 searches look different."""
 
 HEAT, FRESH = "Allocations found", "Fitness on the search’s noise and on fresh noise"
 """Titles."""
@@ -139,10 +140,7 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
             values: list[float] = []
             for number_of_search, (name, allocation) in enumerate(panel):
                 points = [genome for genome in allocation.remeasured if genome.finite]
-                style: dict[str, Any] = {
-                    "color": COLOURS[number_of_search % len(COLOURS)],
-                    "marker": MARKERS[number_of_search % len(MARKERS)],
-                }
+                style = look_of_search(number_of_search)
                 searched = [genome for genome in points if not genome.reference]
                 axes.scatter([p.fitness for p in searched], [p.fresh for p in searched], label=name, **style)
                 values += [value for p in points for value in (p.fitness, p.fresh)]
@@ -162,6 +160,11 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
         " All values depend on the noise: a winner generalizes if it is below the reference on fresh noise, too."
     )
     return drawn(draw, inches=(4.6 * len(shown), 3.6), title=FRESH, about=about)
+
+
+def look_of_search(number: int) -> dict[str, Any]:
+    """Return the colour and the marker of a search, by its place in the panel, as keyword arguments of matplotlib."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def matrix(
