@@ -64,7 +64,7 @@ def test_a_reversed_order_is_counted_and_named(results: Path, profile: dict[str,
     change_record(key, lambda record: record["metrics"].update(psnr_fp=37.0))
     found = headline(load_table(profile, "table2", results))
     assert "G4W+P4A is best" in found.text and "holds for 0 of 1 pairs; 1 is reversed (Spearman -1.00)" in found.text
-    assert "Reversed: G4W+P4A against Q-DiT." in found.because
+    assert "Reversed: G4W+P4A is better here than Q-DiT." in found.because
 
 
 def test_spearman_of_ties_is_that_of_mean_ranks(results: Path, profile: dict[str, Any]) -> None:

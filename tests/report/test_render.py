@@ -20,6 +20,7 @@ from qdit.report.pages.build import build_table
 from qdit.report.pages.table_page import html_text
 from qdit.report.render.figure import PANEL, RADIUS, WIDE, Axis, axis, dot_plot, plot_of
 from qdit.report.render.fragments import hero_html
+from qdit.report.render.marks import outline_of
 from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, difference, strip_image
 from qdit.report.render.text import tex, tex_number
 from qdit.report.tables.kinds import load_table
@@ -217,7 +218,7 @@ def test_the_ends_of_an_axis_are_multiples_of_a_round_step() -> None:
     assert axis([{"psnr_fp": 40.0}]) == Axis(40, 41, 1)
 
 
-def test_dots_lie_on_a_linear_axis_one_line_a_method_one_colour_a_bits(results: Path, profile: dict[str, Any]) -> None:
+def test_marks_lie_on_a_linear_axis_one_line_a_method_one_look_a_bits(results: Path, profile: dict[str, Any]) -> None:
     table = load_table(profile, "table2", results)
     shared = axis(table.rows)
     assert shared == Axis(20, 60, 10)  # PSNR-FP from 24 to 57 dB
@@ -227,7 +228,8 @@ def test_dots_lie_on_a_linear_axis_one_line_a_method_one_colour_a_bits(results: 
     picture = dot_plot(table.blocks[0], shared, WIDE)
     names = re.findall(r'<text class="name"[^>]*>([^<]*)<', picture)
     assert names == ["Q-DiT", "G4W+P4A", "RTN"]  # the least damage at W4A8 first
-    dots = re.findall(rf'<circle class="dot (bits\d)" cx="([\d.]+)" cy="([\d.]+)" r="{RADIUS}"', picture)
+    marks = re.findall(r'<path class="dot (bits\d)" transform="translate\(([\d.]+),([\d.]+)\)" d="([^"]+)"', picture)
+    dots = [(look, x, y) for look, x, y, outline in marks if outline == outline_of(int(look[-1]), RADIUS)]
     heights = sorted({float(y) for _, _, y in dots})
     assert [sum(float(y) == height for _, _, y in dots) for height in heights] == [2, 2, 2]
     keys = [

@@ -181,10 +181,12 @@ def _separations(rows: list[Row]) -> dict[str, Separation]:
 
 
 def _name(profile: Mapping[str, Any], row: Row) -> str:
-    """`PTQ4DiT: without salience balancing`: words that say what varies stand behind the method."""
+    """`PTQ4DiT: without salience balancing`: words that say what varies stand behind the method, unless they name it."""
     entry = profile["methods"][row["label"]]
     method = printed_name(str(entry["method"]))
-    return f"{method}: {row['name']}" if entry.get("about") and row["name"] == entry["about"] else str(row["name"])
+    about = entry.get("about")
+    is_short = about and row["name"] == about and not str(about).startswith(method)
+    return f"{method}: {about}" if is_short else str(row["name"])
 
 
 def interval_text(row: Row, metric: str) -> str | None:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import quoteattr
 
 from qdit.core.number_text import significant
 from qdit.report.data.allocations import SearchedAllocation, by_role
@@ -67,18 +68,22 @@ def drawn(
             drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=transparent)
             drawing.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
             pyplot.close(drawing)
-        return inline(svg.getvalue(), title), png.getvalue()
+        return inline(svg.getvalue(), f"{title}. {about}"), png.getvalue()
 
     return Figure(title, about, inches, draw, encode)
 
 
-def inline(svg: str, title: str) -> str:
-    """Turn an SVG file into an element of an HTML page: without prologue, in the text colour of the page."""
+def inline(svg: str, description: str) -> str:
+    """Turn an SVG file into an element of an HTML page: without prologue, in the text colour of the page.
+
+    `description` is for readers who do not see the drawing.
+    """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
     element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
-    return element.replace(INK, "var(--ink)").replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    element = element.replace(INK, "var(--ink)")
+    return element.replace("<svg", f'<svg role="img" aria-label={quoteattr(description)}', 1)
 
 
 def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[int]) -> Figure | None:
