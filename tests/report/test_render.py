@@ -86,7 +86,8 @@ def test_markdown_has_one_table_per_block_with_whole_rows(built: dict[str, str])
     assert len(lines) == (7 + 7 + 4) + 3 * 2  # rows, and a header and a rule for each block
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert re.search(
-        r"\| W4A8 +\| common +\| Q-DiT, group size 16 .*\*\*2\.03\*\* \(\+0\.03\) \| +6\.40 \(\+1\.09\) \|", built["table2.md"]
+        r"\| W4A8 +\| common +\| Q-DiT, group size 16 .*\*\*2\.03\*\* \(\+0\.03\) \| +6\.40 \(\+1\.09\) \|",
+        built["table2.md"],
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from qdit.report.data.rows import (
 )
 from qdit.report.data.standings import contests, is_ranked, short_name
 from qdit.report.pages.table_page import html_text
-from qdit.report.render.headline import Headline, headline
+from qdit.report.render.headline import NATURAL, PREFERRED, Headline, headline
 from qdit.report.render.text import csv_text, markdown_text
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import PRINTED_KINDS, default_tables, runs_of
@@ -96,11 +97,15 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 
 def board_headline(table: Table) -> Headline:
-    """Write a sentence: which method does the least damage most often, and how often that is more than chance."""
+    """Write a sentence: which method does the least damage most often, and how often that is more than chance.
+
+    The picture is that of the natural rows at W4A8 with the most methods.
+    """
     compared = [contest for block in table.blocks for contest in contests(block) if len(contest.rows) > 1]
-    usual = headline(table)
     if not compared:
-        return usual
+        return headline(table)
+    largest = max(compared, key=lambda of: (of.first["form"] == NATURAL, of.bits == PREFERRED, len(of.rows)))
+    usual = headline(replace(table, blocks=(largest.block,)))
     firsts = Counter(short_name(contest.first) for contest in compared)
     most = max(firsts.values())
     names = [name for name, count in firsts.items() if count == most]

@@ -93,7 +93,7 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
     if table.parts:
         rendered = [(title, rows_html(portion, part=n)) for n, (title, portion) in enumerate(table.portions)]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
-    shown = columns(table)
+    shown = [column for column in columns(table) if not _stands_below(column)]
     hidden = extra(table, shown)
     return template_markup(
         "rows.html.j2",
@@ -121,6 +121,12 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
         verdict=_verdict,
         edge=_edge,
     )
+
+
+def _stands_below(column: Column) -> bool:
+    """Whether a column repeats the intervals that stand below the values of another column."""
+    metric = column.metric.removesuffix("_interval")
+    return metric != column.metric and METRICS[metric].paired
 
 
 def panels_html(table: Table, *, level: str = "h2") -> Markup:
