@@ -63,7 +63,7 @@ def test_names_are_whole_different_and_as_wide_as_their_column(layout: Layout, p
     assert max(len(line) for lines in shown for line in lines) <= (layout.names - 14) / 8
     baselines = [float(y) for y in re.findall(r'<(?:text class="name"|tspan) x="[^"]*" y="([\d.]+)"', picture)]
     assert baselines == sorted(baselines) and len(baselines) == sum(map(len, shown))
-    assert min(b - a for a, b in zip(baselines, baselines[1:], strict=False)) >= 14, "two lines of text overlap"
+    assert min(b - a for a, b in zip(baselines, baselines[1:], strict=False)) >= 15, "two lines of text overlap"
     height = float(re.search(r'viewBox="0 0 \d+ ([\d.]+)"', picture)[1])  # type: ignore[index]
     assert baselines[-1] < height - 30, "the last name lies on the axis"
 

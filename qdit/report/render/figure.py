@@ -29,7 +29,7 @@ LINE, TOP, BOTTOM = 27, 34, 30
 HEAD, LEGEND = 16, 18
 """Pixels above the baseline of the legend, and from one line of it to the next."""
 
-LETTERS, NAME_ROOM = 14, 14
+LETTERS, NAME_ROOM = 15, 14
 """Pixels from one line of a name to the next, and beside a name."""
 
 VALUES = 76
