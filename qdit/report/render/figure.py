@@ -61,7 +61,7 @@ class Layout:
 
 WIDE = Layout(720, 232, 80, 66)
 NARROW = Layout(362, 110, 0, 50)
-PANEL = Layout(420, 160, VALUES, 50)
+PANEL = Layout(420, 140, VALUES, 56)
 
 
 @dataclass(frozen=True)
