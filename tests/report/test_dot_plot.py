@@ -1,7 +1,7 @@
 """Dot plots: no two series look alike, no name is cut, and nothing lies on the columns beside the axis."""
 
 import re
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import pytest
@@ -63,7 +63,7 @@ def test_names_are_whole_different_and_as_wide_as_their_column(layout: Layout, p
     assert max(len(line) for lines in shown for line in lines) <= (layout.names - 14) / 8
     baselines = [float(y) for y in re.findall(r'<(?:text class="name"|tspan) x="[^"]*" y="([\d.]+)"', picture)]
     assert baselines == sorted(baselines) and len(baselines) == sum(map(len, shown))
-    assert min(b - a for a, b in zip(baselines, baselines[1:], strict=False)) >= 15, "two lines of text overlap"
+    assert min(b - a for a, b in pairwise(baselines)) >= 15, "two lines of text overlap"
     height = float(re.search(r'viewBox="0 0 \d+ ([\d.]+)"', picture)[1])  # type: ignore[index]
     assert baselines[-1] < height - 30, "the last name lies on the axis"
 
@@ -92,7 +92,7 @@ def test_forty_two_series_differ_in_colour_or_shape_and_neighbours_in_both() -> 
     series = [(colour_class(n), outline_of(n, RADIUS)) for n in range(COLOURS * len(SHAPES))]
     assert len(set(series)) == len(series)
     assert len({outline_of(n, RADIUS) for n in range(len(SHAPES))}) == len(SHAPES)
-    for (colour, shape), (other_colour, other_shape) in zip(series, series[1:], strict=False):
+    for (colour, shape), (other_colour, other_shape) in pairwise(series):
         assert colour != other_colour and shape != other_shape
 
 

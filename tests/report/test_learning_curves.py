@@ -92,7 +92,9 @@ def test_long_names_have_room_beside_the_axis() -> None:
     def width(name: str) -> float:
         units = [{"name": name, "points": [[0, 0.5], [25, 0.25]]}]
         log = reconstruction_of({"reconstruction": {"iterations": 25, "batch": 4, "units": units}})
-        assert log is not None and (shared := axes([log])) is not None
+        assert log is not None
+        shared = axes([log])
+        assert shared is not None
         picture = panel(log, shared, "x")
         place = float(re.search(rf'<text x="([\d.]+)" y="[\d.]+">{re.escape(name)}<', picture)[1])  # type: ignore[index]
         return float(re.search(r'viewBox="0 0 ([\d.]+) ', picture)[1]) - place  # type: ignore[index]

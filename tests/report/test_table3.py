@@ -210,7 +210,7 @@ def test_a_missing_run_is_a_row_that_says_so_and_no_win(video: Profile, clips: P
     (key_of("g4w+p4a").folder(clips) / "metrics.json").unlink()
     table = load_table(video, "table3", clips)
     assert [row["status"].split(":")[0] for row in table.rows] == ["ok", "ok", "missing", "ok"]
-    assert len(table.summary) == 1 and "Published" in table.summary[0]
+    assert len(table.summary) == 1 and "In the paper" in table.summary[0]
     for path in build_table(video, "table3", clips, tmp_path / "table3"):
         assert "no metrics.json" in path.read_text(encoding="utf-8")
 

@@ -186,7 +186,7 @@ def _separations(rows: list[Row]) -> dict[str, Separation]:
 
 
 def _name(profile: Mapping[str, Any], row: Row) -> str:
-    """`PTQ4DiT: without salience balancing`: words that say what varies stand behind the method, unless they name it."""
+    """`PTQ4DiT: without salience balancing`: words that say what varies follow the method, unless they name it."""
     entry = profile["methods"][row["label"]]
     method = printed_name(str(entry["method"]))
     about = entry.get("about")
