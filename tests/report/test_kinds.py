@@ -130,7 +130,6 @@ def test_variants_are_named_by_what_they_are_and_measured_by_their_base(wide_res
     assert [column.cell for column in columns(table)] == [
         *("fid", "sfid", "is", "precision", "psnr_fp", "fd_fp", "mse_fp", "ssim_fp", "ratio_fd_fp"),
     ], "metrics that no row has are no columns"
-    ]
     assert {"base", "about", "ratio_fd_fp"} <= set(table.frame.columns)
     assert table.title == "What the parts of the methods contribute"
     page = html_text(table, wide_results)
