@@ -148,6 +148,7 @@ def test_table4_prints_the_last_step_beside_gptq_and_searched_sizes(wide_results
     assert (rounded.label, last.label) == ("allocated-evolution", "q-dit")
     assert rounded.step.endswith("weights rounded to nearest") and rounded.published_fid is None
     assert last.step == "+ Automatic quantization granularity allocation" and last.published_fid == 6.40
+    assert [row["short"] for row in table.rows] == ["FP", "RTN", "+ groups", "+ dynamic", "+ searched sizes", "Q-DiT"]
     assert any("rounded to nearest" in note and "above the last" in note for note in notes(table).reading)
 
 
@@ -160,7 +161,11 @@ def test_table6_prints_ours_beside_gptq_and_searched_sizes(wide_results: Path, w
     printed = dict(zip(first.label, first.published_fid, strict=True))
     assert printed["q-dit"] == 6.40 and printed["allocated-evolution"] is None
     assert printed["allocated-ilp"] == 6.71 and printed["rtn-g16-dynamic"] == 6.64
-    assert any("the row of Table 2" in note for note in notes(load_table(wide, "table6", wide_results)).reading)
+    table = load_table(wide, "table6", wide_results)
+    ours = table.blocks[0].rows[5]
+    assert (ours["name"], ours["detail"]) == ("Q-DiT", "searched group sizes, GPTQ weights")
+    assert len({row["short"] for row in table.blocks[0].rows}) == 6
+    assert any("the row of Table 2" in note for note in notes(table).reading)
 
 
 def test_the_last_step_of_table4_is_a_search(wide_results: Path, wide: Profile) -> None:
@@ -170,6 +175,7 @@ def test_the_last_step_of_table4_is_a_search(wide_results: Path, wide: Profile) 
     table = load_table(wide, "table4", wide_results)
     last = table.frame.iloc[-1]
     assert last.step == "+ Automatic quantization granularity allocation" and last.published_fid == 6.40
+    assert table.rows[-1]["short"] == "+ searched sizes"
     assert last.status == "ok" and last.label == "allocated-evolution"
     assert any("rounded to nearest" in note for note in notes(table).reading)
 

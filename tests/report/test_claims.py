@@ -26,6 +26,7 @@ from qdit.report.claims.written import COLUMNS, csv_of, text_of, write_report
 from qdit.report.data.published import REPOSITORY_COPY, read_published
 from qdit.report.pages.claims_page import claims_markdown, claims_page
 from qdit.workflow.profile import load_profile
+from tests.report.reading import Reading
 
 GUIDED = "digits-cfg1.5-s20"
 
@@ -264,6 +265,7 @@ def test_page_text_and_csv_hold_every_claim(results: Path, profile: dict[str, An
     rows = list(csv.DictReader(io.StringIO(paths[1].read_text(encoding="utf-8"))))
     assert len(rows) == 3 * len(CLAIMS.claims) and list(rows[0]) == list(COLUMNS)
     assert {row["face"] for row in rows} == {profile["face"]} and page.count(profile["face"]) == 2
+    assert Reading(page).tables and all(Reading(page).tables)
     text = text_of(report)
     for claim in CLAIMS.claims:
         assert f"{claim.id}: " in text and f'id="{claim.id}"' in page

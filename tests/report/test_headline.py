@@ -64,7 +64,7 @@ def test_a_reversed_order_is_counted_and_named(results: Path, profile: dict[str,
     change_record(key, lambda record: record["metrics"].update(psnr_fp=37.0))
     found = headline(load_table(profile, "table2", results))
     assert "G4W+P4A is best" in found.text and "holds for 0 of 1 pairs; 1 is reversed (Spearman -1.00)" in found.text
-    assert "Reversed: G4W+P4A against Q-DiT." in found.because
+    assert "Reversed: G4W+P4A is better here than Q-DiT." in found.because
 
 
 def test_spearman_of_ties_is_that_of_mean_ranks(results: Path, profile: dict[str, Any]) -> None:
@@ -111,11 +111,13 @@ def test_variants_are_counted_against_their_method(wide_results: Path, wide: dic
 def test_the_leaderboard_counts_first_places_and_gives_names_people_read(
     wide_results: Path, wide: dict[str, Any]
 ) -> None:
+    wide["methods"]["ptq4dit-no-reconstruction"]["about"] = "PTQ4DiT, rounded to nearest"
     board = leaderboard(wide, wide_results)
     assert "least damage in" in board_headline(board).text.replace(" does the", "").replace("the least", "least")
     names = {row["label"]: row["name"] for row in board.rows}
     assert names["rtn-g16-dynamic"] == "RTN, groups of 16, dynamic"
     assert names["ptq4dit-no-csb"] == "PTQ4DiT: without salience balancing" and names["q-dit"] == "Q-DiT"
+    assert names["ptq4dit-no-reconstruction"] == "PTQ4DiT, rounded to nearest", "no name stands twice"
     assert progress_text(board) == ""
 
 

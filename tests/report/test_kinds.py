@@ -18,6 +18,7 @@ from qdit.report.render.notes import notes
 from qdit.report.render.text import latex_text, markdown_text
 from qdit.report.tables.comparison import COMPARISONS
 from qdit.report.tables.kinds import KINDS, load_table
+from qdit.report.tables.qc import CONTROLS
 from qdit.workflow.profile import PRINTED_KINDS, load_profile, runs_of
 from qdit.workflow.profile_fields import check
 from qdit.workflow.profile_models import ProfileModel, TableKind
@@ -122,20 +123,13 @@ def test_variants_are_named_by_what_they_are_and_measured_by_their_base(wide_res
         *((text, "w4a8", ratio) for text, ratio in zip(texts, ratios, strict=True)),
         *((text, "w4a4", ratio) for text, ratio in zip(texts, ratios, strict=True)),
     ]
+    assert table.metrics == (
+        *("fid", "sfid", "is", "precision", "psnr_fp", "fd_fp", "mse_fp", "mind_fp", "ssim_fp", "lpips_fp"),
+        *("clip_score", "image_reward", "fd_dino", "fd_dino_fp", "mind", "ratio_fd_fp"),
+    )
     assert [column.cell for column in columns(table)] == [
-        *("fid", "sfid", "is", "precision", "psnr_fp", "fd_fp", "mse_fp"),
-        *(
-            "mind_fp",
-            "ssim_fp",
-            "lpips_fp",
-            "clip_score",
-            "image_reward",
-            "fd_dino",
-            "fd_dino_fp",
-            "mind",
-            "ratio_fd_fp",
-        ),
-    ]
+        *("fid", "sfid", "is", "precision", "psnr_fp", "fd_fp", "mse_fp", "ssim_fp", "ratio_fd_fp"),
+    ], "metrics that no row has are no columns"
     assert {"base", "about", "ratio_fd_fp"} <= set(table.frame.columns)
     assert table.title == "What the parts of the methods contribute"
     page = html_text(table, wide_results)
@@ -168,6 +162,7 @@ def test_qc_reads_every_default_run_and_its_controls(wide_results: Path, wide: P
     inside = len(methods) - len(unchecked)
     assert table.summary == (
         f"{inside} of {len(methods)} rows lie between the controls; {len(unchecked)} without controls.",
+        CONTROLS,
     )
 
 
@@ -209,7 +204,7 @@ def test_qc_without_a_measured_negative_control_checks_nothing(wide_results: Pat
     (Run(PLAIN, "natural", "rtn", "w2a2", "common").folder(wide_results) / "metrics.json").unlink()
     table = load_table(wide, "qc", wide_results)
     assert {row["check"] for row in table.blocks[0].rows} == {"control", "no controls"}
-    assert table.summary[1] == "1 of the controls is missing too."
+    assert table.summary[2] == "1 of the controls is missing too."
 
 
 def test_reconstruction_is_a_figure_and_a_note(

@@ -86,3 +86,18 @@ def test_losses_that_no_logarithmic_axis_can_show_are_left_out() -> None:
     page = panel(log, shared, "x")
     assert page.count("<polyline") == 1 and "nan" not in page and "inf" not in page
     assert axes([]) is None
+
+
+def test_long_names_have_room_beside_the_axis() -> None:
+    def width(name: str) -> float:
+        units = [{"name": name, "points": [[0, 0.5], [25, 0.25]]}]
+        log = reconstruction_of({"reconstruction": {"iterations": 25, "batch": 4, "units": units}})
+        assert log is not None
+        shared = axes([log])
+        assert shared is not None
+        picture = panel(log, shared, "x")
+        place = float(re.search(rf'<text x="([\d.]+)" y="[\d.]+">{re.escape(name)}<', picture)[1])  # type: ignore[index]
+        return float(re.search(r'viewBox="0 0 ([\d.]+) ', picture)[1]) - place  # type: ignore[index]
+
+    assert width("blocks.0") >= 8 * 6.5
+    assert width("t_embedder.mlp.2") >= 16 * 6.5 and width("transformer_blocks.12.attn") >= 26 * 6.5

@@ -18,12 +18,15 @@ from qdit.core.files import load_arrays, save_arrays
 from qdit.core.run import Run
 from qdit.report.pages.build import build_table
 from qdit.report.pages.table_page import html_text
+from qdit.report.render.display import columns
 from qdit.report.render.figure import PANEL, RADIUS, WIDE, Axis, axis, dot_plot, plot_of
 from qdit.report.render.fragments import hero_html
+from qdit.report.render.marks import outline_of
 from qdit.report.render.sheets import AMPLIFICATION, contact_sheet, difference, strip_image
 from qdit.report.render.text import tex, tex_number
 from qdit.report.tables.kinds import load_table
 from tests.report.conftest import psnr
+from tests.report.reading import Reading
 
 FACE = "mini profile: handwritten digits, not ImageNet"
 MISSING = Run("digits-cfg1.0-s20", "natural", "g4w+p4a", "w4a8", "common")
@@ -83,7 +86,8 @@ def test_markdown_has_one_table_per_block_with_whole_rows(built: dict[str, str])
     assert len(lines) == (7 + 7 + 4) + 3 * 2  # rows, and a header and a rule for each block
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert re.search(
-        r"\| W4A8 +\| common +\| Q-DiT, g 16 .*\*\*2\.03\*\* \(\+0\.03\) \| +6\.40 \(\+1\.09\) \|", built["table2.md"]
+        r"\| W4A8 +\| common +\| Q-DiT, group size 16 .*\*\*2\.03\*\* \(\+0\.03\) \| +6\.40 \(\+1\.09\) \|",
+        built["table2.md"],
     )
 
 
@@ -217,7 +221,7 @@ def test_the_ends_of_an_axis_are_multiples_of_a_round_step() -> None:
     assert axis([{"psnr_fp": 40.0}]) == Axis(40, 41, 1)
 
 
-def test_dots_lie_on_a_linear_axis_one_line_a_method_one_colour_a_bits(results: Path, profile: dict[str, Any]) -> None:
+def test_marks_lie_on_a_linear_axis_one_line_a_method_one_look_a_bits(results: Path, profile: dict[str, Any]) -> None:
     table = load_table(profile, "table2", results)
     shared = axis(table.rows)
     assert shared == Axis(20, 60, 10)  # PSNR-FP from 24 to 57 dB
@@ -227,7 +231,8 @@ def test_dots_lie_on_a_linear_axis_one_line_a_method_one_colour_a_bits(results: 
     picture = dot_plot(table.blocks[0], shared, WIDE)
     names = re.findall(r'<text class="name"[^>]*>([^<]*)<', picture)
     assert names == ["Q-DiT", "G4W+P4A", "RTN"]  # the least damage at W4A8 first
-    dots = re.findall(rf'<circle class="dot (bits\d)" cx="([\d.]+)" cy="([\d.]+)" r="{RADIUS}"', picture)
+    marks = re.findall(r'<path class="dot (bits\d)" transform="translate\(([\d.]+),([\d.]+)\)" d="([^"]+)"', picture)
+    dots = [(look, x, y) for look, x, y, outline in marks if outline == outline_of(int(look[-1]), RADIUS)]
     heights = sorted({float(y) for _, _, y in dots})
     assert [sum(float(y) == height for _, _, y in dots) for height in heights] == [2, 2, 2]
     keys = [
@@ -268,3 +273,35 @@ def test_a_row_has_its_interval_in_the_picture(results: Path, profile: dict[str,
     left, right = 80.0, WIDE.width - WIDE.right(printed=True)
     ends = [left + RADIUS + shared.share(value) * (right - left - 2 * RADIUS) for value in (34.0, 36.0)]
     assert [float(x) for x in ranges[0]] == pytest.approx(ends, abs=0.06) and len(ranges) == 1
+
+
+@pytest.mark.parametrize("name", ["table2.html", "table4.html"])
+def test_every_table_has_a_caption_and_every_picture_has_words(built: dict[str, str], name: str) -> None:
+    page = Reading(built[name])
+    assert page.tables and all(page.tables)
+    assert len(page.pictures) > 10 and all(page.pictures)
+    assert "Samples of full precision" in page.pictures and "Samples of RTN at W4A8" in page.pictures
+
+
+def test_the_picture_says_which_rows_and_what_the_bits_are(built: dict[str, str]) -> None:
+    (caption,) = re.findall(r'<figure class="plot"><figcaption>(.*?)</figcaption>', built["table2.html"])
+    assert caption.startswith("PSNR-FP (dB) of each method with its 95 % interval; right is better. ")
+    assert "20 DDIM steps, guidance (cfg) 1.5 · W6A8, W4A8 · natural form." in caption
+    assert "W4A8: weights with 4 bits, activations with 8 bits." in caption
+    assert "W4A8: weights with 4 bits, activations with 8 bits. W16A16 is full precision" in built["table4.md"]
+    assert "Salient form: a stress test" in built["table4.md"] and "Salient form" not in built["table2.md"]
+
+
+def test_headings_have_units_and_a_column_without_any_number_is_left_out(
+    results: Path, profile: dict[str, Any], change_record: Callable
+) -> None:
+    key = Run("digits-cfg1.5-s20", "natural", "q-dit", "w4a8", "common")
+    assert "PSNR-FP (dB) ↑" in {column.heading for column in columns(load_table(profile, "table2", results))}
+    optional = {"lpips_fp", "clip_score", "fd_dino"}
+    assert not optional & {column.metric for column in columns(load_table(profile, "table2", results))}
+    change_record(key, lambda record: record["metrics"].update(lpips_fp=0.25))
+    shown = [column.cell for column in columns(load_table(profile, "table2", results))]
+    assert optional & set(shown) == {"lpips_fp"}, "one row has a number of it"
+    shutil.rmtree(results / "runs")
+    nothing = {column.metric for column in columns(load_table(profile, "table2", results))}
+    assert optional <= nothing, "nothing is measured yet, so no column is known to stay blank"

@@ -31,6 +31,7 @@ from qdit.report.render.gallery import gallery
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import all_runs
 from tests.report.conftest import change_protocol, make_profile, psnr
+from tests.report.reading import Reading
 
 GUIDED, PLAIN = "digits-cfg1.5-s20", "digits-cfg1.0-s20"
 VOID = ("meta", "img", "input", "br")
@@ -102,6 +103,12 @@ def test_every_link_leads_somewhere_and_no_name_is_there_twice(page: Page) -> No
     inside = [link[1:] for link in page.links if link.startswith("#")]
     assert len(inside) > 60 and set(inside) <= set(page.ids)
     assert all(link.startswith(("#", "data:")) for link in page.links)
+
+
+def test_every_table_of_it_has_a_caption_and_every_picture_has_words(whole_text: str) -> None:
+    read = Reading(whole_text)
+    assert len(read.tables) > 5 and all(read.tables)
+    assert len(read.pictures) > 20 and all(read.pictures)
 
 
 def test_the_parts_stand_in_order_the_summary_first(page: Page) -> None:

@@ -195,8 +195,9 @@ def test_wins_are_counted_by_the_numbers_and_by_what_chance_leaves(video: Profil
     # 0.02 apart with deviations of 0.005 each: all of them are certain
     assert (wins.surely_ahead, wins.surely_behind) == (9, 6)
     summary = " ".join(load_table(video, "table3", clips).summary)
-    assert "ahead in 9 of 16 dimensions (9 beyond chance), behind in 6 (6), equal in 1" in summary
-    assert "ahead in 15 of 16 dimensions of VBench; of the 8 whose numbers are known to us, in 7" in summary
+    counted = "Q-DiT is ahead of G4W+P4A in 9 of 16 dimensions (9 beyond chance), behind in 6 (6), equal in 1."
+    assert f"In the natural form at W4A8, {counted}" in summary
+    assert "G4W+P4A in 15 of 16 dimensions of VBench; of the 8 whose numbers are known to us, in 7" in summary
 
 
 def test_wide_intervals_leave_no_win_beyond_chance(video: Profile, tmp_path: Path) -> None:
@@ -211,7 +212,7 @@ def test_a_missing_run_is_a_row_that_says_so_and_no_win(video: Profile, clips: P
     (key_of("g4w+p4a").folder(clips) / "metrics.json").unlink()
     table = load_table(video, "table3", clips)
     assert [row["status"].split(":")[0] for row in table.rows] == ["ok", "ok", "missing", "ok"]
-    assert len(table.summary) == 1 and "Published" in table.summary[0]
+    assert len(table.summary) == 1 and "In the paper" in table.summary[0]
     for path in build_table(video, "table3", clips, tmp_path / "table3"):
         assert "no metrics.json" in path.read_text(encoding="utf-8")
 

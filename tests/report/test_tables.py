@@ -10,7 +10,7 @@ from qdit.core.errors import ConfigError
 from qdit.core.number_text import significant
 from qdit.core.run import Run
 from qdit.report.data.published import REPOSITORY_COPY, read_published
-from qdit.report.data.rows import Block
+from qdit.report.data.rows import Block, group_text
 from qdit.report.render.display import best_cells, columns
 from qdit.report.render.notes import notes
 from qdit.report.tables.kinds import load_table
@@ -207,3 +207,11 @@ def test_wrong_requests_are_one_clear_line(results: Path, profile: dict[str, Any
     profile["tables"]["table2"]["kind"] = "table9"
     with pytest.raises(ConfigError, match="one of table2, table5"):
         load_table(profile, "table2", results)
+
+
+def test_sizes_that_a_search_found_are_not_called_one_group_size() -> None:
+    row = {"group_size": 16, "paper_group_size": 128}
+    assert group_text(row) == "group size 16 (paper’s 128)" and group_text(row | {"paper_group_size": 16}) == (
+        "group size 16"
+    )
+    assert group_text(row | {"allocation_sha256": "a" * 64}) == "searched group sizes"

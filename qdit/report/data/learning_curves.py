@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 344, 44, 96, 8, 34
-"""Pixels: whole width, margins left (decades), right (names of the lines), above and below."""
+LEFT, PLOT, TOP, BOTTOM = 44, 204, 8, 34
+"""Pixels: margin left of the axis (decades), width of the axis, margins above and below."""
+
+LEAD, NAMES, CHARACTER = 15, 81, 6.7
+"""Pixels: from the axis to the names of the lines, the least that names get, and a character of a name."""
 
 HEIGHT = 150
 """Pixels of the axis; more where the names of the lines need them."""
@@ -69,16 +72,20 @@ def _loss(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Axes:
-    """The axes of all panels of a table block: iterations from 0 to `last`, losses from 10^`low` to 10^`high`."""
+    """The axes of all panels of a table block: iterations from 0 to `last`, losses from 10^`low` to 10^`high`.
+
+    `height` and `names` are pixels: of the axis, and of the longest name beside it.
+    """
 
     last: float
     low: int
     high: int
     height: float
+    names: float = NAMES
 
     def x(self, iteration: float) -> float:
         """Return the horizontal position of an iteration, in pixels."""
-        return LEFT + iteration / self.last * (WIDTH - LEFT - RIGHT)
+        return LEFT + iteration / self.last * PLOT
 
     def y(self, loss: float) -> float:
         """Return the vertical position of a loss, in pixels."""
@@ -92,23 +99,25 @@ def axes(logs: list[Reconstruction]) -> Axes | None:
         return None
     low, high = math.floor(math.log10(min(losses))), math.ceil(math.log10(max(losses)))
     last = max(iteration for log in logs for unit in log.units for iteration, _ in unit.points)
-    names = max(len([unit for unit in log.units if unit.points]) for log in logs)
-    return Axes(max(last, 1), low, max(high, low + 1), max(HEIGHT, LINE * names))
+    drawn = [[unit.name for unit in log.units if unit.points] for log in logs]
+    names = max(NAMES, *(CHARACTER * len(name) for names_of_run in drawn for name in names_of_run))
+    return Axes(max(last, 1), low, max(high, low + 1), max(HEIGHT, LINE * max(map(len, drawn))), names)
 
 
 def panel(log: Reconstruction, shared: Axes, title: str) -> str:
     """Draw the losses of one run as SVG: one line for each unit (block or layer), with its name at the end."""
-    bottom = TOP + shared.height
-    size = f'viewBox="0 0 {WIDTH} {bottom + BOTTOM:.0f}" width="{WIDTH}" height="{bottom + BOTTOM:.0f}"'
+    bottom, right = TOP + shared.height, LEFT + PLOT
+    width = f"{right + LEAD + shared.names:.0f}"
+    size = f'viewBox="0 0 {width} {bottom + BOTTOM:.0f}" width="{width}" height="{bottom + BOTTOM:.0f}"'
     parts = [f'<svg {size} role="img" aria-label={quoteattr(f"Reconstruction loss against iterations: {title}")}>']
     step = math.ceil((shared.high - shared.low) / 5)
     for decade in range(shared.low, shared.high + 1, step):
         y = shared.y(10.0**decade)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="name tick" x="{LEFT - 6}" y="{y + 4:.1f}">{_decade(decade)}</text>')
     for iteration in (0.0, shared.last / 2, shared.last):
         parts.append(f'<text class="tick" x="{shared.x(iteration):.1f}" y="{bottom + 15:.1f}">{iteration:g}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = LEFT + PLOT / 2
     parts.append(f'<text class="tick" x="{middle:.1f}" y="{bottom + 29:.1f}">iterations</text>')
     return "".join([*parts, *_curves(log, shared), "</svg>"])
 
@@ -125,9 +134,9 @@ def _curves(log: Reconstruction, shared: Axes) -> list[str]:
         if len(unit.points) == 1:
             parts.append(f'<circle cx="{end[0]:.1f}" cy="{end[1]:.1f}" r="2.5"/>')
         parts.append(f'<polyline points="{path}"/>')
-        lead = f'x1="{end[0]:.1f}" y1="{end[1]:.1f}" x2="{WIDTH - RIGHT + 12}" y2="{height:.1f}"'
+        lead = f'x1="{end[0]:.1f}" y1="{end[1]:.1f}" x2="{LEFT + PLOT + LEAD - 3}" y2="{height:.1f}"'
         parts.append(f'<line class="lead" {lead}/>')
-        parts.append(f'<text x="{WIDTH - RIGHT + 15}" y="{height + 4:.1f}">{escape(unit.name)}</text></g>')
+        parts.append(f'<text x="{LEFT + PLOT + LEAD}" y="{height + 4:.1f}">{escape(unit.name)}</text></g>')
     return parts
 
 

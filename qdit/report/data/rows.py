@@ -276,9 +276,14 @@ def fitted_labels(definition: Mapping[str, Any], block: Mapping[str, Any]) -> se
 
 
 def group_text(row: Row) -> str:
-    """Write the group size of a row, with the corresponding size of the paper: `g 16 (paper's 128)`."""
+    """Write the group size of a row with the corresponding size of the paper: `group size 16 (paper’s 128)`.
+
+    A row whose sizes come from a search has no single size.
+    """
     ours, paper = row["group_size"], row["paper_group_size"]
-    return f"g {ours}" if paper in (None, ours) else f"g {ours} (paper’s {paper})"
+    if row.get("allocation_sha256") is not None:
+        return "searched group sizes"
+    return f"group size {ours}" if paper in (None, ours) else f"group size {ours} (paper’s {paper})"
 
 
 def describe_setting(profile: Mapping[str, Any], block: Mapping[str, Any]) -> str:

@@ -13,28 +13,30 @@ TITLES = {"Allocations found": HEAT, "Fitness on fresh noise": FRESH}
 def search(source: Source, figure: Planned) -> Sketch:
     """Return the sketch of a table's figure about allocations. Raises `Missing` without allocations or runs."""
     assert figure.table is not None
-    drawing = find(source.table(figure.table).figures, figure.title)
+    table = source.table(figure.table)
+    drawing = find(table.figures, figure.title)
     if drawing is None:
         raise Missing(f"the allocations or runs of {figure.table} are missing; `snakemake --cores all {figure.table}`")
-    return framed(drawing, figure.table)
+    return framed(drawing, table.title)
 
 
 def speed(source: Source, figure: Planned) -> Sketch:
     """Return the sketch of the figure above a table of methods. Raises `Missing` without runs or times of a block."""
     assert figure.table is not None
-    drawing = source.table(figure.table).cover
+    table = source.table(figure.table)
+    drawing = table.cover
     if drawing is None:
         raise Missing(
             f"the runs of {figure.table} or the times of a block are missing; `snakemake --cores all {figure.table}`"
         )
-    return framed(drawing, figure.table)
+    return framed(drawing, table.title)
 
 
-def framed(drawing: Figure, table: str) -> Sketch:
+def framed(drawing: Figure, title_of_table: str) -> Sketch:
     """Turn a figure of a table into a sketch, which gets the frame of all figures."""
     return Sketch(
         drawing.title,
-        f"table {table}",
+        title_of_table,
         drawing.about,
         f"{drawing.title}: {drawing.about}",
         drawing.inches,

@@ -66,8 +66,11 @@ class Look:
         return {"color": self.colour, "marker": self.marker, "linestyle": self.line}
 
 
-FREE = [Look(colour, marker) for colour, marker in zip((BLACK, ORANGE, BLUE, GREEN), "dXp8", strict=True)]
-"""Looks for labels that name no method, and for methods whose class gives no look."""
+FREE_COLOURS, FREE_MARKERS, FREE_LINES = (BLACK, ORANGE, BLUE, GREEN), "dXp8H", ("-", "--", ":", "-.")
+"""Colours, markers and lines for labels that name no method, and for methods whose class gives no look.
+
+The numbers of colours and of markers have no common factor, so 20 labels differ in colour or marker.
+"""
 
 
 @cache
@@ -83,11 +86,21 @@ def method_looks() -> Mapping[str, Look]:
 def looks(labels: Sequence[str]) -> dict[str, Look]:
     """Return label → look (colour, marker, line).
 
-    A label that names a method gets the look of this method's Python class. The others get the looks of `FREE` in turn.
+    A label that names a method gets the look of this method's Python class. The others get free looks in turn.
     """
     known = method_looks()
     unknown = [label for label in labels if label not in known]
-    return {label: known[label] if label in known else FREE[unknown.index(label) % len(FREE)] for label in labels}
+    return {label: known[label] if label in known else free_look(unknown.index(label)) for label in labels}
+
+
+def free_look(number: int) -> Look:
+    """Return the look of label `number` of those that have no look of their own; the first 80 looks all differ."""
+    line = number // (len(FREE_COLOURS) * len(FREE_MARKERS))
+    return Look(
+        FREE_COLOURS[number % len(FREE_COLOURS)],
+        FREE_MARKERS[number % len(FREE_MARKERS)],
+        FREE_LINES[line % len(FREE_LINES)],
+    )
 
 
 @dataclass(frozen=True)

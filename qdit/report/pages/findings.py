@@ -11,6 +11,7 @@ from qdit.report.claims.report import PRINTED, Report
 from qdit.report.claims.summary import where_of
 from qdit.report.data.rows import Table, is_measured, is_missing
 from qdit.report.pages.pairs import Ranking
+from qdit.report.tables.qc import CONTROLS
 
 LEAST_HEADINGS = ("Table", "Bits", "Least damage", "In settings", "Of them by more than chance")
 CHECKED = (HOLDS, FAILS, OPEN, CONSTRUCTED)
@@ -34,7 +35,7 @@ def findings(
     listed = [_printed(report), *_run(report)]
     listed.append(_pairs([ranking for rankings in ranked.values() for ranking in rankings]))
     if control is not None:
-        listed += [Finding(f"Quality control: {sentence}") for sentence in control.summary]
+        listed += [Finding(f"Quality control: {text}") for text in control.summary if text != CONTROLS]
     return [finding for finding in [*listed, _complete(board)] if finding.text]
 
 

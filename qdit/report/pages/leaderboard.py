@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from qdit.report.data.rows import (
 )
 from qdit.report.data.standings import contests, is_ranked, short_name
 from qdit.report.pages.table_page import html_text
-from qdit.report.render.headline import Headline, headline
+from qdit.report.render.headline import NATURAL, PREFERRED, Headline, headline
 from qdit.report.render.text import csv_text, markdown_text
 from qdit.report.tables.kinds import load_table
 from qdit.workflow.profile import PRINTED_KINDS, default_tables, runs_of
@@ -96,11 +97,15 @@ def build_leaderboard(profile: Mapping[str, Any], results: Path) -> list[Path]:
 
 
 def board_headline(table: Table) -> Headline:
-    """Write a sentence: which method does the least damage most often, and how often that is more than chance."""
+    """Write a sentence: which method does the least damage most often, and how often that is more than chance.
+
+    The picture is that of the natural rows at W4A8 with the most methods.
+    """
     compared = [contest for block in table.blocks for contest in contests(block) if len(contest.rows) > 1]
-    usual = headline(table)
     if not compared:
-        return usual
+        return headline(table)
+    largest = max(compared, key=lambda of: (of.first["form"] == NATURAL, of.bits == PREFERRED, len(of.rows)))
+    usual = headline(replace(table, blocks=(largest.block,)))
     firsts = Counter(short_name(contest.first) for contest in compared)
     most = max(firsts.values())
     names = [name for name, count in firsts.items() if count == most]
@@ -181,10 +186,12 @@ def _separations(rows: list[Row]) -> dict[str, Separation]:
 
 
 def _name(profile: Mapping[str, Any], row: Row) -> str:
-    """`PTQ4DiT: without salience balancing`: words that say what varies stand behind the method."""
+    """`PTQ4DiT: without salience balancing`: words that say what varies follow the method, unless they name it."""
     entry = profile["methods"][row["label"]]
     method = printed_name(str(entry["method"]))
-    return f"{method}: {row['name']}" if entry.get("about") and row["name"] == entry["about"] else str(row["name"])
+    about = entry.get("about")
+    is_short = about and row["name"] == about and not str(about).startswith(method)
+    return f"{method}: {about}" if is_short else str(row["name"])
 
 
 def interval_text(row: Row, metric: str) -> str | None:

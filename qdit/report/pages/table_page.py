@@ -4,7 +4,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from qdit.core.metrics import changed
+from qdit.core.metrics import METRICS, changed
 from qdit.report.data.rows import Table
 from qdit.report.render.fragments import (
     SHEETS_ABOUT,
@@ -38,6 +38,7 @@ def html_text(table: Table, results: Path, finding: Headline | None = None) -> s
         showcase=showcase_html(contest, results) if contest is not None and table.shows_samples else Markup(""),
         warnings=notes(table).warnings,
         changes=any(metric in changed() for metric in table.metrics),
+        intervals=_has_intervals(table),
         rows=rows_html(table),
         panels=panels_html(table),
         curves=any(row.get("reconstruction") is not None for row in table.rows),
@@ -46,3 +47,10 @@ def html_text(table: Table, results: Path, finding: Headline | None = None) -> s
         sheets_about=SHEETS_ABOUT.replace("one image", f"one {table.samples_are}"),
         small_print=small_print_html(table),
     )
+
+
+def _has_intervals(table: Table) -> bool:
+    """Whether a range stands below some value of the table."""
+    bounded = [metric for name in table.metrics if (metric := METRICS.get(name)) and metric.board_interval]
+    ends = [end for metric in bounded if metric.paired for end in metric.low_and_high]
+    return any(row.get(end) is not None for row in table.rows for end in ends)

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import quoteattr
 
 from qdit.core.number_text import significant
 from qdit.report.data.allocations import SearchedAllocation, by_role
@@ -34,7 +35,8 @@ STYLE: dict[Any, Any] = {
 COLOURS = ("#1f6feb", "#d1690e", "#1a7f37", "#8250df", "#b42318")
 """Colour of each search in a panel."""
 
-MARKERS = "osD^v"
+MARKERS = "osD^vP"
+"""Marker of each search. The numbers of colours and markers have no common factor: 30 searches look different."""
 
 HEAT, FRESH = "Allocations found", "Fitness on the search’s noise and on fresh noise"
 """Titles."""
@@ -66,18 +68,22 @@ def drawn(
             drawing.savefig(svg, format="svg", metadata={"Date": None, "Creator": None}, transparent=transparent)
             drawing.savefig(png, format="png", dpi=160, metadata={"Software": None}, facecolor="white")
             pyplot.close(drawing)
-        return inline(svg.getvalue(), title), png.getvalue()
+        return inline(svg.getvalue(), f"{title}. {about}"), png.getvalue()
 
     return Figure(title, about, inches, draw, encode)
 
 
-def inline(svg: str, title: str) -> str:
-    """Turn an SVG file into an element of an HTML page: without prologue, in the text colour of the page."""
+def inline(svg: str, description: str) -> str:
+    """Turn an SVG file into an element of an HTML page: without prologue, in the text colour of the page.
+
+    `description` is for readers who do not see the drawing.
+    """
     element = svg[svg.index("<svg") :]
     element = re.sub(r"<metadata>.*?</metadata>\s*", "", element, flags=re.DOTALL)
     element = re.sub(r' clip-path="[^"]*"', "", element)
     element = re.sub(r' xmlns(:\w+)?="[^"]*"', "", element).replace("xlink:href", "href")
-    return element.replace(INK, "var(--ink)").replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    element = element.replace(INK, "var(--ink)")
+    return element.replace("<svg", f'<svg role="img" aria-label={quoteattr(description)}', 1)
 
 
 def heat_maps(panels: Sequence[tuple[str, SearchedAllocation]], sizes: Sequence[int]) -> Figure | None:
@@ -139,10 +145,7 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
             values: list[float] = []
             for number_of_search, (name, allocation) in enumerate(panel):
                 points = [genome for genome in allocation.remeasured if genome.finite]
-                style: dict[str, Any] = {
-                    "color": COLOURS[number_of_search % len(COLOURS)],
-                    "marker": MARKERS[number_of_search % len(MARKERS)],
-                }
+                style = look_of_search(number_of_search)
                 searched = [genome for genome in points if not genome.reference]
                 axes.scatter([p.fitness for p in searched], [p.fresh for p in searched], label=name, **style)
                 values += [value for p in points for value in (p.fitness, p.fresh)]
@@ -162,6 +165,11 @@ def fresh_noise(blocks: Sequence[tuple[str, Sequence[tuple[str, SearchedAllocati
         " All values depend on the noise: a winner generalizes if it is below the reference on fresh noise, too."
     )
     return drawn(draw, inches=(4.6 * len(shown), 3.6), title=FRESH, about=about)
+
+
+def look_of_search(number: int) -> dict[str, Any]:
+    """Return the colour and the marker of a search, by its place in the panel, as keyword arguments of matplotlib."""
+    return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 
 def matrix(

@@ -36,15 +36,23 @@ DECIDING = frozenset(
 )
 """Metrics that a page shows at once; the others stand behind its switch “more columns”."""
 
-OTHER_HEADINGS = {"check": "Between", "rank": "Rank", "lossless": "Lossless", "granularity": "Ranges, input × weight"}
+OTHER_HEADINGS = {
+    "check": "Between controls",
+    "rank": "Rank",
+    "lossless": "Lossless",
+    "granularity": "Ranges, input × weight",
+}
 """Headings of columns of words."""
 
 
 def heading_of(column: str) -> str:
-    """Return the heading of a column that holds a metric, the interval of a metric, or words."""
+    """Return the heading of a column that holds a metric with its unit, the interval of a metric, or words."""
     if column.endswith("_interval"):
-        return f"{round(100 * LEVEL)} % of {METRICS[column.removesuffix('_interval')].title}"
-    return METRICS[column].column_heading if column in METRICS else OTHER_HEADINGS[column]
+        return f"{round(100 * LEVEL)} % interval of {METRICS[column.removesuffix('_interval')].title}"
+    if column not in METRICS:
+        return OTHER_HEADINGS[column]
+    metric = METRICS[column]
+    return metric.column_heading.replace(metric.title, metric.axis_title, 1)
 
 
 @dataclass(frozen=True)
@@ -107,9 +115,12 @@ class Line:
 
 
 def columns(table: Table) -> list[Column]:
-    """Return the columns in the order of the table's metrics. A paper column without any number is left out."""
+    """Return the columns in the order of the table's metrics. A column that is blank in all rows is left out.
+
+    That is a paper column without any number, or a metric that a run need not have and that no row has.
+    """
     shown = []
-    for metric in table.metrics:
+    for metric in [name for name in table.metrics if not _is_blank(table, name)] or table.metrics:
         shown.append(Column(metric, metric, OURS))
         if metric == "size_mb":
             shown.append(Column("size_actual_mb", metric, ON_DISK))
@@ -119,6 +130,14 @@ def columns(table: Table) -> list[Column]:
         if any(row.get(printed) is not None for row in table.rows):
             shown.append(Column(printed, metric, PAPER))
     return shown
+
+
+def _is_blank(table: Table, metric: str) -> bool:
+    """Whether neither we nor the paper have a number of a metric that a measured run need not have."""
+    if metric in DECIDING or metric not in METRICS or not METRICS[metric].optional:
+        return False
+    cells = {metric, f"published_{metric}"}
+    return any(map(is_measured, table.rows)) and all(row.get(cell) is None for row in table.rows for cell in cells)
 
 
 def extra(table: Table, shown: list[Column]) -> list[bool]:
@@ -182,6 +201,11 @@ def lines(table: Table, block: Block, shown: list[Column]) -> list[Line]:
 def bits_text(row: Row) -> str:
     """Write the bits of a row: `W4A8`."""
     return bits_of(row)
+
+
+def bits_words(row: Row) -> str:
+    """Write what the bits of a row stand for: `W4A8: weights with 4 bits, activations with 8 bits`."""
+    return f"{bits_of(row)}: weights with {row['weight_bits']} bits, activations with {row['activation_bits']} bits"
 
 
 def status_column(shown: list[Column]) -> int:

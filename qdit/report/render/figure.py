@@ -1,6 +1,6 @@
-"""Draw the ranking metric with its 95 % interval as dots, in inline SVG. A method has one line, a bit width one colour.
+"""Draw the ranking metric with its 95 % interval as marks, in inline SVG. A method has one line, a bit width one mark.
 
-Our rank and the paper's rank stand beside the dots, at the bits that order the lines. This module writes SVG itself. A
+Our rank and the paper's rank stand beside the marks, at the bits that order the lines. This module writes SVG itself. A
 panel of matplotlib is eight times as large (9.8 against 1.2 KB) and takes a thousand times as long (95 against 0.1 ms).
 """
 
@@ -14,6 +14,7 @@ from qdit.report.data.metrics_json import Row
 from qdit.report.data.rows import Block, is_full_precision
 from qdit.report.data.standings import Contest, Standing, bits_of, contests, short_name
 from qdit.report.render.headline import PREFERRED
+from qdit.report.render.marks import colour_class, mark, name_lines
 
 CHARACTER = 8.0
 """Pixels of a character of a name, so that long names have room."""
@@ -25,26 +26,42 @@ TICK = 46
 """Pixels that a label below the axis needs."""
 
 LINE, TOP, BOTTOM = 27, 34, 30
+HEAD, LEGEND = 16, 18
+"""Pixels above the baseline of the legend, and from one line of it to the next."""
+
+LETTERS, NAME_ROOM = 15, 14
+"""Pixels from one line of a name to the next, and beside a name."""
+
+VALUES = 76
+"""Pixels of a column of values."""
+
 RADIUS = 5.5
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Widths in pixels: the picture, the longest name, the column of values (0: none), and one column of ranks."""
+    """Widths in pixels: the picture, the most that names get, the column of values, and one column of ranks.
+
+    With 0 for the column of values, values stand only where no ranks do.
+    """
 
     width: int
     names: int
     value: int
     ranks: int = 52
 
+    def values(self, *, printed: bool) -> int:
+        """Return the pixels of the column of values; `printed` says whether ranks stand beside it."""
+        return self.value if printed else self.value or VALUES
+
     def right(self, *, printed: bool) -> int:
         """Return the pixels to the right of the axis, for the value, our rank and the paper's rank."""
-        return 16 + self.value + (2 * self.ranks if printed else 0)
+        return 16 + self.values(printed=printed) + (2 * self.ranks if printed else 0)
 
 
 WIDE = Layout(720, 232, 80, 66)
 NARROW = Layout(362, 110, 0, 50)
-PANEL = Layout(420, 160, 70, 50)
+PANEL = Layout(420, 140, VALUES, 56)
 
 
 @dataclass(frozen=True)
@@ -147,78 +164,121 @@ def _bits(contest: Contest) -> int:
     return int(contest.first["weight_bits"] + contest.first["activation_bits"])
 
 
+@dataclass(frozen=True)
+class Frame:
+    """Places in a picture, in pixels: the ends of the axis, its top, and the centre of each method's line.
+
+    `names` has the name of each method in lines of text. `legend` has the place of each bit width in the legend.
+    """
+
+    left: float
+    right: float
+    top: float
+    centres: tuple[float, ...]
+    bottom: float
+    names: tuple[tuple[str, ...], ...]
+    legend: tuple[tuple[float, float], ...]
+
+    def x(self, value: float, shared: Axis) -> float:
+        """Return the place of a value on the axis; the first and last marks do not touch the frame."""
+        return self.left + RADIUS + shared.share(value) * (self.right - self.left - 2 * RADIUS)
+
+
+def frame_of(plot: Plot, layout: Layout) -> Frame:
+    """Return the places in the picture of a plot. A name in two lines makes its row of the picture taller."""
+    left = min(max(CHARACTER * max(len(name) for name, _ in plot.lines) + NAME_ROOM, 80), layout.names)
+    right = layout.width - layout.right(printed=plot.printed)
+    legend = _legend_places(plot, left, right)
+    top = TOP + legend[-1][1] - legend[0][1]
+    names = tuple(name_lines(name, int((left - NAME_ROOM) / CHARACTER)) for name, _ in plot.lines)
+    heights = [LINE + LETTERS * (len(lines) - 1) for lines in names]
+    centres = tuple(top + sum(heights[:number]) + height / 2 for number, height in enumerate(heights))
+    return Frame(left, right, top, centres, top + sum(heights), names, legend)
+
+
+def _legend_places(plot: Plot, left: float, right: float) -> tuple[tuple[float, float], ...]:
+    """Place of each bit width in the legend, (x, baseline); what does not fit above the axis begins another line."""
+    places, x, y = [], left, HEAD
+    for contest in plot.contests:
+        width = 2 * RADIUS + 5 + CHARACTER * len(contest.bits)
+        if x > left and x + width > right:
+            x, y = left, y + LEGEND
+        places.append((x, y))
+        x += width + 11
+    return tuple(places)
+
+
 def dot_plot(block: Block, shared: Axis, layout: Layout = PANEL) -> str:
     """Draw one block as SVG; empty if there is no number. A method without a number gets a line that says so."""
     plot = plot_of(block)
     if plot is None:
         return ""
-    names = min(max(CHARACTER * max(len(name) for name, _ in plot.lines) + 14, 80), layout.names)
-    ends = names, layout.width - layout.right(printed=plot.printed)
-    bottom = TOP + LINE * len(plot.lines)
-    size = f'viewBox="0 0 {layout.width} {bottom + BOTTOM}" width="{layout.width}" height="{bottom + BOTTOM}"'
-    parts = [f'<svg {size} role="img" aria-label={quoteattr(alternative(plot))}>', *_frame(shared, ends, bottom)]
-    parts += _heads(plot, layout, names)
-    for number, ((name, rows), standing) in enumerate(zip(plot.lines, plot.standings, strict=True)):
-        y = TOP + LINE * (number + 0.5)
-        parts.append(_text("name", names - 12, y + 4, _cut(name, names)))
-        parts += _dots(plot, rows, shared, ends, y)
+    frame = frame_of(plot, layout)
+    height = f"{frame.bottom + BOTTOM:g}"
+    size = f'viewBox="0 0 {layout.width} {height}" width="{layout.width}" height="{height}"'
+    parts = [f'<svg {size} role="img" aria-label={quoteattr(alternative(plot))}>', *_axis(shared, frame)]
+    parts += _heads(plot, layout, frame)
+    for number, ((_, rows), standing) in enumerate(zip(plot.lines, plot.standings, strict=True)):
+        y = frame.centres[number]
+        parts.append(_name(frame.names[number], frame.left - 12, y))
+        parts += _dots(plot, rows, shared, frame, y)
         parts += _columns(plot, rows, standing, layout, y)
     return "".join([*parts, "</svg>"])
 
 
 def alternative(plot: Plot) -> str:
     """Write the text that describes the picture for people who cannot see it."""
-    leading = plot.contests[0]
+    leading, *others = plot.contests
     order = ", ".join(f"{short_name(row)} {value_text(row)}" for row in leading.rows)
-    return f"{ranking_metric().title} by method at {leading.bits}, from the least damage to the most: {order}"
+    also = f". Also drawn: {', '.join(contest.bits for contest in others)}" if others else ""
+    return f"{ranking_metric().title} by method at {leading.bits}, from the least damage to the most: {order}{also}"
 
 
-def colour(plot: Plot, row: Row) -> str:
-    """Return the CSS class for the bits of a row. The bits that order the lines have the accent colour."""
-    return f"bits{[contest.bits for contest in plot.contests].index(bits_of(row)) % 4}"
+def series_of(plot: Plot, row: Row) -> int:
+    """Return the number of a row's bits among those of the plot. The bits that order the lines have number 0."""
+    return [contest.bits for contest in plot.contests].index(bits_of(row))
 
 
-def _frame(shared: Axis, ends: tuple[float, float], bottom: float) -> Iterable[str]:
-    for tick in shared.ticks(int((ends[1] - ends[0]) / TICK)):
-        x = _x(tick, shared, ends)
-        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>'
-        yield _text("tick", x, bottom + 18, f"{tick:g}")
+def _axis(shared: Axis, frame: Frame) -> Iterable[str]:
+    for tick in shared.ticks(int((frame.right - frame.left) / TICK)):
+        x = frame.x(tick, shared)
+        yield f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top:g}" y2="{frame.bottom:g}"/>'
+        yield _text("tick", x, frame.bottom + 18, f"{tick:g}")
 
 
-def _heads(plot: Plot, layout: Layout, names: float) -> Iterable[str]:
+def _heads(plot: Plot, layout: Layout, frame: Frame) -> Iterable[str]:
     """The legend of bits above the axis, and the headings of the columns beside it."""
-    x = names
-    for number, contest in enumerate(plot.contests[:4]):
-        yield f'<circle class="dot bits{number}" cx="{x + RADIUS:.1f}" cy="12" r="{RADIUS - 1}"/>'
-        yield _text("legend", x + 2 * RADIUS + 5, 16, contest.bits)
-        x += 2 * RADIUS + 16 + CHARACTER * len(contest.bits)
-    ranks = 2 * layout.ranks if plot.printed else 0
-    if layout.value:
-        yield _text("column", layout.width - ranks - 6, 16, ranking_metric().axis_title)
+    for number, (contest, (x, y)) in enumerate(zip(plot.contests, frame.legend, strict=True)):
+        yield mark(number, x + RADIUS, y - 4, RADIUS - 1)
+        yield _text("legend", x + 2 * RADIUS + 5, y, contest.bits)
+    y, ranks = frame.legend[-1][1], 2 * layout.ranks if plot.printed else 0
+    if layout.values(printed=plot.printed):
+        yield _text("column", layout.width - ranks - 6, y, ranking_metric().axis_title)
     if plot.printed:
-        yield _text("column", layout.width - layout.ranks - 6, 16, "our rank")
-        yield _text("column", layout.width - 6, 16, "paper’s")
+        yield _text("column", layout.width - layout.ranks - 6, y, "our rank")
+        yield _text("column", layout.width - 6, y, "paper’s")
 
 
-def _dots(plot: Plot, rows: Sequence[Row], shared: Axis, ends: tuple[float, float], y: float) -> Iterable[str]:
-    yield f'<line class="row" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+def _dots(plot: Plot, rows: Sequence[Row], shared: Axis, frame: Frame, y: float) -> Iterable[str]:
+    yield f'<line class="row" x1="{frame.left:.1f}" x2="{frame.right:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
     if not any(map(_drawn, rows)):
-        yield _text("missing", ends[0] + 4, y + 4, EQUAL if any(map(is_equal, rows)) else "missing")
+        yield _text("missing", frame.left + 4, y + 4, EQUAL if any(map(is_equal, rows)) else "missing")
     for row in reversed([row for contest in plot.contests for row in rows if bits_of(row) == contest.bits]):
         if not _drawn(row):
             continue
-        look, metric = colour(plot, row), ranking_metric().name
+        series, metric = series_of(plot, row), ranking_metric().name
         if row.get(f"{metric}_low") is not None and row.get(f"{metric}_high") is not None:
-            low, high = (_x(row[f"{metric}_{end}"], shared, ends) for end in ("low", "high"))
-            yield f'<line class="range {look}" x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        yield f'<circle class="dot {look}" cx="{_x(row[metric], shared, ends):.1f}" cy="{y:.1f}" r="{RADIUS}"/>'
+            low, high = (frame.x(row[f"{metric}_{end}"], shared) for end in ("low", "high"))
+            ends = f'x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+            yield f'<line class="range {colour_class(series)}" {ends}/>'
+        yield mark(series, frame.x(row[metric], shared), y, RADIUS)
 
 
 def _columns(plot: Plot, rows: Sequence[Row], standing: Standing | None, layout: Layout, y: float) -> Iterable[str]:
     """The value and both ranks at the leading bits; a rank of the paper that differs from ours stands out."""
     leading = [row for row in rows if any(row is other for other in plot.contests[0].rows)]
     ranks = 2 * layout.ranks if plot.printed else 0
-    if layout.value and leading:
+    if layout.values(printed=plot.printed) and leading:
         yield _text("number", layout.width - ranks - 6, y + 4, value_text(leading[0], unit=False))
     if plot.printed and standing is not None:
         differs = "" if not standing.moved else " differs"
@@ -226,16 +286,14 @@ def _columns(plot: Plot, rows: Sequence[Row], standing: Standing | None, layout:
         yield _text(f"number paper{differs}", layout.width - 6, y + 4, str(standing.paper_rank or "–"))
 
 
-def _x(value: float, shared: Axis, ends: tuple[float, float]) -> float:
-    """Pixel of a value; the first and last dots do not touch the frame."""
-    return ends[0] + RADIUS + shared.share(value) * (ends[1] - ends[0] - 2 * RADIUS)
+def _name(lines: Sequence[str], x: float, y: float) -> str:
+    """The lines of a name, one below the other, with their middle at the height `y`."""
+    first = y + 4 - LETTERS * (len(lines) - 1) / 2
+    if len(lines) == 1:
+        return _text("name", x, first, lines[0])
+    spans = (f'<tspan x="{x:.1f}" y="{first + LETTERS * n:.1f}">{escape(line)}</tspan>' for n, line in enumerate(lines))
+    return f'<text class="name">{"".join(spans)}</text>'
 
 
 def _text(look: str, x: float, y: float, text: str) -> str:
     return f'<text class="{look}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
-
-
-def _cut(name: str, width: float) -> str:
-    """A name that fits; the table beside the picture has all of it."""
-    room = int((width - 14) / CHARACTER)
-    return name if len(name) <= room else f"{name[: room - 1].rstrip()}…"

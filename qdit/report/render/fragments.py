@@ -14,7 +14,7 @@ from qdit.core.metrics_record import Status
 from qdit.core.ranking import axis_words, ranking_metric
 from qdit.report.data import learning_curves as reconstruction
 from qdit.report.data.rows import Block, Figure, Table
-from qdit.report.data.standings import BEST, FIRST, TIED, TIED_BY_RUNS
+from qdit.report.data.standings import BEST, FIRST, TIED, TIED_BY_RUNS, Contest
 from qdit.report.render.clips import clip_sheet, shows_clips
 from qdit.report.render.display import (
     FITTED_MARK,
@@ -24,6 +24,7 @@ from qdit.report.render.display import (
     Column,
     Line,
     bits_text,
+    bits_words,
     columns,
     extra,
     has_ranks,
@@ -64,13 +65,12 @@ def hero_html(table: Table, finding: Headline | None = None, beside: Markup | No
         name: Markup(dot_plot(contest.block, shared, layout)) if contest is not None and shared is not None else ""
         for name, layout in (("wide", WIDE), ("narrow", NARROW))
     }
-    caption = f"{ranking_metric().axis_title} of each method with its 95 % interval{axis_words()}"
     cover = table.cover
     drawings = {} if cover is None else {"cover": Markup(cover.svg), "narrow_cover": Markup(cover.narrow_svg)}
     return template_markup(
         "hero.html.j2",
         headline=finding,
-        caption=caption,
+        caption=_caption(contest) if contest is not None else "",
         beside=beside or "",
         drawing=cover,
         uri=data_uri,
@@ -79,12 +79,21 @@ def hero_html(table: Table, finding: Headline | None = None, beside: Markup | No
     )
 
 
+def _caption(contest: Contest) -> str:
+    """What the picture at the top shows: the metric, the rows, the bits in words, and where intervals are."""
+    words = bits_words(contest.first)
+    return (
+        f"{ranking_metric().axis_title} of each method with its 95 % interval{axis_words()}. {contest.block.title}."
+        f" {words}. An interval that is narrower than its mark is hidden."
+    )
+
+
 def rows_html(table: Table, *, part: int = 0) -> Markup:
     """Return the numbers of a table as HTML: main columns, further columns behind a switch, and values to sort by."""
     if table.parts:
         rendered = [(title, rows_html(portion, part=n)) for n, (title, portion) in enumerate(table.portions)]
         return Markup("\n").join(Markup("<h3>{}</h3>\n{}").format(title, rows) for title, rows in rendered)
-    shown = columns(table)
+    shown = [column for column in columns(table) if not _stands_below(column)]
     hidden = extra(table, shown)
     return template_markup(
         "rows.html.j2",
@@ -112,6 +121,12 @@ def rows_html(table: Table, *, part: int = 0) -> Markup:
         verdict=_verdict,
         edge=_edge,
     )
+
+
+def _stands_below(column: Column) -> bool:
+    """Whether a column repeats the intervals that stand below the values of another column."""
+    metric = column.metric.removesuffix("_interval")
+    return metric != column.metric and METRICS[metric].paired
 
 
 def panels_html(table: Table, *, level: str = "h2") -> Markup:

@@ -151,17 +151,17 @@ def _because(table: Table, contest: Contest) -> Iterable[str]:
     )
     yield why_it_ranks()
     if agreement and agreement.turned:
-        yield f"Reversed: {_pairs(agreement.turned)}."
+        yield f"Reversed: {_pairs(agreement.turned, 'is better here than')}."
     if agreement and agreement.open:
-        yield f"Cannot be told: {_pairs(agreement.open)}."
+        yield f"Cannot be told: {_pairs(agreement.open, 'against')}."
     if table.miniature:
         yield "A miniature shows whether an order holds there. It cannot show whether a number of the paper is right."
 
 
-def _pairs(pairs: Sequence[tuple[str, str]], *, shown: int = 4) -> str:
-    """`A and B, C and D and 3 more`: the first pairs, each with the better one here first."""
+def _pairs(pairs: Sequence[tuple[str, str]], between: str, *, shown: int = 4) -> str:
+    """`A against B, C against D and 3 more`: the first pairs, each with the better one here first."""
     more = f" and {len(pairs) - shown} more" if len(pairs) > shown else ""
-    return ", ".join(f"{better} against {worse}" for better, worse in pairs[:shown]) + more
+    return ", ".join(f"{better} {between} {worse}" for better, worse in pairs[:shown]) + more
 
 
 def _variants(table: Table) -> tuple[tuple[str, bool], ...]:

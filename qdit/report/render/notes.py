@@ -12,7 +12,7 @@ from qdit.core.run import IMPORTED
 from qdit.report.data.metrics_json import Row
 from qdit.report.data.replicates import COUNT
 from qdit.report.data.rows import Table, describe_protocol, is_full_precision, is_measured, is_missing, samples_word
-from qdit.report.render.display import PERFECT, TIED_MARK
+from qdit.report.render.display import PERFECT, TIED_MARK, bits_words
 
 SHORT = 12
 """Number of characters of a digest on a page; the CSV has the whole digest."""
@@ -25,6 +25,15 @@ SCOPES = {
     ),
     "own": "Scope own: every method quantizes all layers that its paper quantizes.",
 }
+
+
+FORMS = {
+    "salient": (
+        "Natural form: the weights as trained. Salient form: a stress test; the same function, but some input channels"
+        " have very large values (docs/miniature.md)."
+    ),
+}
+"""Form → the note of a table that has it."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ def _reading(table: Table) -> Iterable[str]:
     if printed:
         yield f"ours: this profile ({table.profile}). paper: as printed ({table.paper_protocol}). “–”: no number."
     if any(metric in changed() for metric in table.metrics):
-        yield "In parentheses or small below a value: the difference to full precision (FP) of the same block" + (
+        yield "In parentheses or signed below a value: the difference to full precision (FP) of the same block" + (
             f"; ours to our FP, the paper’s to the paper’s FP. The CSV also has difference_* = ours − paper.{other}"
             if printed
             else "."
@@ -83,8 +92,7 @@ def _reading(table: Table) -> Iterable[str]:
             "Size (ours): by the paper’s formula, every parameter at the weight bits, 4 bytes per group or channel."
             " Size on disk: bytes of the checkpoint. Size (paper): DiT-XL/2. MB = 10⁶ bytes."
         )
-    for scope in dict.fromkeys(row["scope"] for row in table.rows):
-        yield SCOPES[scope]
+    yield from _row_notes(table)
     if table.summary and table.marks_best and ranking_metric().name in table.metrics:
         yield why_it_ranks()  # the headline of other tables says it
     yield from _samples_behind(table)
@@ -92,6 +100,16 @@ def _reading(table: Table) -> Iterable[str]:
     yield from _method_notes(table)
     yield from _reconstruction_notes(table)
     yield from _silent_layer_notes(table)
+
+
+def _row_notes(table: Table) -> Iterable[str]:
+    """Notes that say what bits, form and scope of a row mean."""
+    if quantized := next((row for row in table.rows if not is_full_precision(row)), None):
+        yield f"{bits_words(quantized)}. W16A16 is full precision (FP)."
+    for form in dict.fromkeys(row["form"] for row in table.rows if row["form"] in FORMS):
+        yield FORMS[form]
+    for scope in dict.fromkeys(row["scope"] for row in table.rows):
+        yield SCOPES[scope]
 
 
 def _replicate_notes(table: Table) -> Iterable[str]:
@@ -151,7 +169,7 @@ def _method_notes(table: Table) -> Iterable[str]:
     translated = {ours: paper for ours, paper in sizes.items() if paper not in (None, ours)}
     if translated:
         pairs = ", ".join(f"{ours} here stands for the paper’s {paper}" for ours, paper in sorted(translated.items()))
-        yield f"Group sizes (g): {pairs}; the number of groups per row is the same."
+        yield f"Group sizes: {pairs}; the number of groups per row is the same."
     uniform = [row for row in table.rows if row.get("label") == "q-dit" and row.get("allocation_sha256") is None]
     if any(is_measured(row) for row in uniform):
         yield "Q-DiT here uses one group size for all layers; the paper’s rows use searched ones per layer."

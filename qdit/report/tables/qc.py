@@ -20,6 +20,12 @@ EXTRA = ("check", "control", "tables")
 
 PASS, FAIL, UNCHECKED, POSITIVE, NEGATIVE = "✓", "✗", "no controls", "positive", "negative"
 
+CONTROLS = (
+    "The controls of a setting: full precision, and a method at so few bits that its samples are destroyed. The damage"
+    " of a row must lie between theirs; else its measurement is probably wrong."
+)
+"""The second sentence of the page: what a reader must know about the first."""
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -56,7 +62,7 @@ def qc(profile: Mapping[str, Any], name: str, results: Path, published: Path) ->
     blocks = tuple(_block(profile, setting, form, rows, controls.get((setting, form))) for setting, form in pairs)
     counts = Counts.of([row for block in blocks for row in block.rows])
     bad = [row for row in rows if row["control"] is not None and is_missing(row)]
-    summary = [f"{counts.text}."]
+    summary = [f"{counts.text}.", CONTROLS]
     summary += [f"{len(bad)} of the controls {'are' if len(bad) > 1 else 'is'} missing too."] if bad else []
     return Table(
         name=name,

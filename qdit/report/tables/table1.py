@@ -73,7 +73,7 @@ def _beside(row: Row, resolution: int | None, printed: list[PublishedRow]) -> Ro
     if size is None:
         return {}
     words = f"Group size {size}" if paper in (None, size) else f"Group size {size} (paper’s {paper})"
-    cells: Row = {"name": words, "short": f"g {size}"}
+    cells: Row = {"name": words, "short": f"group size {size}"}
     printed_row = None if resolution is None else find(printed, resolution=resolution, group_size=paper)
     if printed_row is not None:
         cells |= {f"published_{metric}": printed_row[metric] for metric in compared() if metric in printed_row}

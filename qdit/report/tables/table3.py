@@ -91,12 +91,12 @@ class Wins:
             surely_behind=sum(gap.value < 0 for gap in sure),
         )
 
-    @property
-    def text(self) -> str:
-        """Text such as `ahead in 9 of 16 dimensions (3 beyond chance), behind in 5 (1), equal in 2`."""
+    def text(self, winner: str, rival: str) -> str:
+        """Text such as `A is ahead of B in 9 of 16 dimensions (3 beyond chance), behind in 5 (1), equal in 2`."""
         equal = self.of - self.ahead - self.behind
-        text = f"ahead in {self.ahead} of {self.of} dimensions ({self.surely_ahead} beyond chance)"
-        return f"{text}, behind in {self.behind} ({self.surely_behind})" + (f", equal in {equal}" if equal else "")
+        text = f"{winner} is ahead of {rival} in {self.ahead} of {self.of} dimensions"
+        text += f" ({self.surely_ahead} beyond chance), behind in {self.behind} ({self.surely_behind})"
+        return text + (f", equal in {equal}" if equal else "")
 
 
 def table3(profile: Mapping[str, Any], name: str, results: Path, published: Path) -> Table:
@@ -187,18 +187,18 @@ def _pairs(rows: list[Row]) -> list[tuple[Row, Row]]:
 
 def _summary(blocks: tuple[Block, ...], printed: list[PublishedRow]) -> list[str]:
     """One sentence for each pair of rows, beside the paper's statement."""
-    names = f"{printed_name(WINNER)} against {printed_name(RIVAL)}"
+    names = printed_name(WINNER), printed_name(RIVAL)
     sentences = []
     for block in blocks:
         for row, rival in _pairs(list(block.rows)):
-            text = Wins.between(row, rival).text
-            sentences.append(f"{block.title.split(' · ')[0]}, {bits_text(row)}: {names} is {text}.")
+            text = Wins.between(row, rival).text(*names)
+            sentences.append(f"In the {row['form']} form at {bits_text(row)}, {text}.")
     ours, other = ({**row} for row in (_printed(printed, WINNER), _printed(printed, RIVAL)))
     known = [name for name in DIMENSIONS if ours.get(name) is not None and other.get(name) is not None]
     better = sum(float(str(ours[name])) > float(str(other[name])) for name in known)
     sentences.append(
-        f"Published, W4A8: {names} is ahead in {WON} of {WON_OF} dimensions of VBench; of the {len(known)} whose"
-        f" numbers are known to us, in {better}."
+        f"In the paper at W4A8, {names[0]} is ahead of {names[1]} in {WON} of {WON_OF} dimensions of VBench; of the"
+        f" {len(known)} whose numbers are known to us, in {better}."
     )
     return sentences
 

@@ -35,9 +35,9 @@ ROUNDED = f"{STEPS[-1]}, weights rounded to nearest"
 """A step between the last two, of a block with one method more: the searched sizes without GPTQ, not printed."""
 
 SHORT_NAMES = dict(
-    zip((*STEPS, ROUNDED), ("FP", "RTN", "+ groups", "+ dynamic", "+ allocation", "+ sizes"), strict=True)
+    zip((*STEPS, ROUNDED), ("FP", "RTN", "+ groups", "+ dynamic", *2 * ("+ searched sizes",)), strict=True)
 )
-"""Short names of the steps."""
+"""Short names of the steps. In a block that has `ROUNDED`, the last step is Q-DiT as a whole (`short_step`)."""
 
 PUBLISHED_BITS = (4, 8)
 ALLOCATED = (
@@ -86,6 +86,11 @@ def steps_of(block: Mapping[str, Any]) -> dict[str, str]:
     return dict(zip(block["methods"], steps, strict=False))
 
 
+def short_step(step: str, steps: Mapping[str, str]) -> str:
+    """Return the short name of a step; `steps` are those of its block (label → step)."""
+    return "Q-DiT" if step == STEPS[-1] and ROUNDED in steps.values() else SHORT_NAMES[step]
+
+
 def _block(
     profile: Mapping[str, Any],
     definition: Mapping[str, Any],
@@ -104,7 +109,7 @@ def _block(
     for key in run_keys(profile, block):
         step = steps[key.label]
         row = make_row(profile, results, key, fitted=key.label in fitted, published=_match(printed, step, key))
-        rows.append(row | {"step": step, "name": _name(step, row), "short": SHORT_NAMES[step]})
+        rows.append(row | {"step": step, "name": _name(step, row), "short": short_step(step, steps)})
     rows += [_not_run(profile, block, step, printed) for step in STEPS[len(steps) :]]
     return Block(
         title=f"{block['form']} form · {describe_setting(profile, block)}",

@@ -74,14 +74,13 @@ def _block(
         row |= allocation_cells(profile, results, key, row)
         if (key.weight_bits, key.activation_bits) == PUBLISHED_BITS:
             row |= _beside(profile, row, printed, headline)
-        if row["group_size"] is not None:
+        if key.label in headline:
+            row["detail"] = "searched group sizes, GPTQ weights"
+        elif row["group_size"] is not None:
             row["name"] = f"Group size {row['group_size']}"
             paper = row["paper_group_size"]
             row["detail"] = "" if paper in (None, row["group_size"]) else f"the paper’s {paper}"
-        if key.label in headline:
-            row["detail"] = "GPTQ weights"
-        short = f"{row['name']}, GPTQ" if key.label in headline else row["name"]  # searches can find equal sizes
-        rows.append(row | {"short": short})
+        rows.append(row | {"short": row["name"]})
     return Block(
         title=f"{block['form']} form · {describe_setting(profile, block)}",
         about=f"{block['setting']}, scope {block['scope']}",

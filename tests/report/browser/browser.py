@@ -5,6 +5,7 @@ As a program it takes the picture of a page's first screen, 1,280 × 800:
     python tests/report/browser/browser.py results/mini/index.html docs/images/first-screen.png
 """
 
+import argparse
 import base64
 import itertools
 import json
@@ -158,21 +159,28 @@ def program() -> str | None:
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-def main(page: Path, out: Path, *, width: int = 1280, height: int = 800, dark: bool = False) -> Path:
-    """Write a page's first screen as PNG."""
+def main(page: str, out: Path, *, width: int, height: int, dark: bool, whole: bool) -> Path:
+    """Write what is seen of a page as PNG: its first screen, the part named after `#`, or the whole page."""
     executable = program()
     if executable is None:
         sys.exit("no Chromium: install Debian's package chromium, or name the program in CHROMIUM")
+    path, sign, name = page.partition("#")
     with tempfile.TemporaryDirectory() as folder:
         browser = Browser(executable, Path(folder))
         try:
-            browser.open(page, width=width, height=height, dark=dark)
-            return browser.screenshot(out)
+            browser.open(Path(path), width=width, height=height, dark=dark, fragment=sign + name)
+            return browser.screenshot(out, whole=whole)
         finally:
             browser.close()
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        sys.exit("usage: python tests/report/browser/browser.py PAGE PNG")
-    print(main(Path(sys.argv[1]), Path(sys.argv[2])))
+    parser = argparse.ArgumentParser(description="Write a picture of a page, as Chromium shows it.")
+    parser.add_argument("page", help="HTML file; FILE#NAME: the part with this name")
+    parser.add_argument("out", metavar="png", type=Path, help="file to write")
+    parser.add_argument("--width", type=int, default=1280, help="CSS pixels of the window (1280; a phone: 390)")
+    parser.add_argument("--height", type=int, default=800, help="CSS pixels of the window (800)")
+    parser.add_argument("--dark", action="store_true", help="the dark theme of the system")
+    parser.add_argument("--whole", action="store_true", help="the whole page, not only what is seen")
+    options = parser.parse_args()
+    print(main(**vars(options)))
