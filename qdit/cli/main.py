@@ -4,6 +4,7 @@ Every command parses its arguments, calls one function and prints. A command imp
 them.
 """
 
+import codecs
 import io
 import os
 import re
@@ -196,7 +197,7 @@ def print_every_character() -> None:
 
     Without this, a terminal that is not UTF-8 gets no `×`, and a file name in another encoding ends the command.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if isinstance(sys.stdout, io.TextIOWrapper) and codecs.lookup(sys.stdout.encoding).name != "utf-8":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -48,8 +48,8 @@ def read_layers(*names: str | Path, values: Mapping[str, Any] | None = None) -> 
     other values are replaced. ConfigError for a whole profile behind another file, whose values it would replace.
     """
     layers = [read_mapping(profile_file(name)) for name in names]
-    for name, before, layer in zip(names[1:], names, layers[1:], strict=False):
-        if is_whole(layer):
+    for name, before, content in zip(names[1:], names, layers[1:], strict=False):
+        if is_whole(content):
             raise ConfigError(
                 f"profile {name}: is a whole profile and stands after {before}, whose values it replaces; name the"
                 " whole profile first, and its overlays after it"

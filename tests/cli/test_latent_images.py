@@ -186,7 +186,7 @@ def test_what_is_missing_is_one_line_before_anything_is_computed(
     monkeypatch.setenv("QDIT_DEVICE", "cpu")
     wrong = [
         (("sample", checkpoint, out, "--dtype", "bfloat16"), "dtype 'bfloat16': allowed are float32, float16"),
-        (("sample", checkpoint, out, "--vae", out), "out: no such file"),
+        (("sample", checkpoint, out, "--vae", world.folder / "vae"), "vae: no such file"),
         (
             ("sample", checkpoint, out, "--mode", "integer", "--dtype", "float16"),
             "in float32 on the CPU; leave out",
