@@ -96,7 +96,10 @@ def summary(study: Mapping[str, Any]) -> list[str]:
         psnr = [(rows_of(entry, [(method, bits)])[0]["psnr_fp"], entry["iteration"]) for entry in snapshots]
         (worst, when), (final, _) = min(psnr), psnr[-1]
         name = f"PSNR-FP of {PRINTED[method]} at {bits.upper()}"
-        lines.append(f"- {name} is lowest at iteration {when:,}: {worst:.1f} dB. At the end it is {final:.1f} dB.")
+        if when == snapshots[-1]["iteration"]:
+            lines.append(f"- {name} is lowest at the end: {worst:.1f} dB.")
+        else:
+            lines.append(f"- {name} is lowest at iteration {when:,}: {worst:.1f} dB. At the end it is {final:.1f} dB.")
     return lines
 
 

@@ -113,6 +113,8 @@ def test_a_study_continues_and_takes_later_snapshots(
     worst, when = min((entry["damage"][0]["psnr_fp"], entry["iteration"]) for entry in study["snapshots"])
     final = study["snapshots"][-1]["damage"][0]["psnr_fp"]
     expected = f"PSNR-FP of RTN at W4A8 is lowest at iteration {when}: {worst:.1f} dB. At the end it is {final:.1f} dB."
+    if when == 4:
+        expected = f"PSNR-FP of RTN at W4A8 is lowest at the end: {final:.1f} dB."
     assert expected in page and page.count("changes most in") == 4
 
 
