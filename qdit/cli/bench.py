@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results, named_file
+from qdit.cli.options import MINI, Profile, Results, named_file, results_folder
 from qdit.core.errors import ConfigError
 
 bench_app = typer.Typer(rich_markup_mode=None, help="Measure kernels, sampling and memory beside their goals.")
@@ -289,7 +289,7 @@ def floor(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     typer.echo(floor_text(loaded, folder, float32_rate(), cores), nl=False)
 
 

@@ -50,7 +50,6 @@ OF_IMAGES = {
 """Parameter → flag of `qdit evaluate` that only images have."""
 OF_CLIPS = {"suite": "--suite", "clips_per_prompt": "--samples", "instruments": "--instruments"}
 """Parameter → flag of `qdit evaluate` that only clips have."""
-CLAIMED_SCOPES = ("common", "own")
 
 
 def family_of_samples(samples: Path) -> str:
@@ -177,10 +176,15 @@ def claims(bits: str | None, scope: str | None, samples: Path, family: str) -> d
     """
     from qdit.core.run import IMPORTED, split_bits
 
-    if scope not in (None, *CLAIMED_SCOPES):
-        raise ConfigError(f"--scope {scope}: allowed are {', '.join(CLAIMED_SCOPES)}")
-    if bits is None and scope is not None:
-        raise ConfigError(f"--scope {scope}: is for imported samples, together with --bits; add it, or leave it out")
+    if scope is not None:
+        from qdit.methods.method import SCOPES
+
+        if scope not in SCOPES:
+            raise ConfigError(f"--scope {scope}: allowed are {', '.join(SCOPES)}")
+        if bits is None:
+            raise ConfigError(
+                f"--scope {scope}: is for imported samples, together with --bits; add it, or leave it out"
+            )
     if bits is None:
         return {}
     if family != IMPORTED:

@@ -19,6 +19,7 @@ from qdit.cli.options import (
     Weights,
     on_device,
     parse_pairs,
+    results_folder,
     use_threads,
 )
 from qdit.cli.sampling import protocol
@@ -112,7 +113,7 @@ def figures(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     require_results(folder)
     for path in build_figures(loaded, folder, only=only):
         typer.echo(path)

@@ -111,8 +111,10 @@ def require_place(path: Path, word: str, *, file: bool = False) -> None:
     if path.exists() and not path.is_dir() and not path.is_file():
         return
     above = Path(os.path.normpath(path.absolute())).parents
-    place = path if path.is_dir() else next(folder for folder in above if os.path.lexists(folder))
-    if not place.is_dir():
-        raise ConfigError(f"{word} {path}: cannot be written, {place} is not a folder; give another path")
-    if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigError(f"{word} {path}: cannot be written, no permission to write in {place}; give another path")
+    existing_folder = path if path.is_dir() else next(folder for folder in above if os.path.lexists(folder))
+    if not existing_folder.is_dir():
+        raise ConfigError(f"{word} {path}: cannot be written, {existing_folder} is not a folder; give another path")
+    if not os.access(existing_folder, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"{word} {path}: cannot be written, no permission to write in {existing_folder}; give another path"
+        )

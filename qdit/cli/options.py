@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -121,6 +121,11 @@ Profile = Annotated[
 MINI = ["mini"]
 """The profile of a command that names none. No command changes the list."""
 Results = Annotated[Path | None, typer.Option(help="Folder of the profile's results; default results/PROFILE.")]
+
+
+def results_folder(profile: Mapping[str, Any], results: Path | None) -> Path:
+    """Folder of a profile's results: the one that the user names, otherwise results/PROFILE."""
+    return results or Path("results", profile["profile"])
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import Device, Results, hexadecimal, on_device, parse_json_object
+from qdit.cli.options import Device, Results, hexadecimal, on_device, parse_json_object, results_folder
 from qdit.core.errors import ConfigError
 
 MINI_RESULTS = Path("results/mini")
@@ -43,7 +43,7 @@ def explain(
     if not row:
         typer.echo(listing(loaded, table))
         return
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     text, whole = explain_text(loaded, table, " ".join(row), folder)
     typer.echo(text)
     if not whole:

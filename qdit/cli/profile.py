@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results, named_file
+from qdit.cli.options import MINI, Profile, Results, named_file, results_folder
 
 
 def table(
@@ -37,7 +37,7 @@ def table(
 
     loaded = load_profile(*profile)
     check_tables(loaded, [name])
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     require_results(folder)
     for path in build_table(loaded, name, folder, out or folder / "tables" / name, partial=partial):
         typer.echo(path)
@@ -70,7 +70,7 @@ def check_rows(
     from qdit.workflow.targets import check_tables
 
     loaded = load_profile(*profile)
-    folder, table_names = results or Path("results", loaded["profile"]), check_tables(loaded, tables or [])
+    folder, table_names = results_folder(loaded, results), check_tables(loaded, tables or [])
     require_results(folder)
     rows = failed_rows(loaded, folder, table_names)
     for line in [*summary(rows), *unmeasured(loaded, folder, table_names)]:
@@ -98,7 +98,7 @@ def times(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    typer.echo(times_text(loaded, results or Path("results", loaded["profile"])), nl=False)
+    typer.echo(times_text(loaded, results_folder(loaded, results)), nl=False)
 
 
 def validate(
@@ -186,7 +186,7 @@ def doctor(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     table_row = find_row(loaded, row) if row is not None else None
     checked = profile_of_row(loaded, table_row) if table_row else loaded
     for line in plan_lines(loaded, [table_row] if table_row else [], folder):

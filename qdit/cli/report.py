@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results, named_file
+from qdit.cli.options import MINI, Profile, Results, named_file, results_folder
 
 
 def claims(
@@ -56,7 +56,7 @@ def claims(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     if results is not None:  # without the option the printed numbers alone are worth a look
         require_results(folder)
     report = load_report(loaded, folder, other or (), together=together)
@@ -81,7 +81,7 @@ def leaderboard(profile: Profile = MINI, results: Results = None) -> None:
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     require_results(folder)
     for path in build_leaderboard(loaded, folder):
         typer.echo(path)
@@ -134,7 +134,7 @@ def report(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     require_results(folder)
     typer.echo(build_index(loaded, folder, out or folder / NAME))
 
@@ -162,7 +162,7 @@ def docs_mini(
 
     loaded = load_profile(*profile)
     commit = require_clean(Path.cwd(), (f"{docs}/", str(readme)))
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     targets = ["all", *(name for name in kept_tables(loaded, folder) if name not in default_tables(loaded))]
     require_finished(executable(snakemake_command(targets, profile, cores="1", folder=Path.cwd())), Path.cwd())
     for path in fill(loaded, folder, docs, readme, commit=commit):

@@ -200,7 +200,8 @@ def fvd(
     from qdit.metrics.vbench.i3d import I3d
     from qdit.metrics.vbench.i3d import fvd as distance
 
-    extractor = I3d(i3d, hexadecimal(sha256) or "")
+    sha256 = hexadecimal(sha256) or ""
+    extractor = I3d(i3d, sha256)
     scored, other = clips_in(clips, frames=frames), clips_in(reference, frames=frames)
     value = distance(extractor, scored, other)
     write_json(out, {"metric": "fvd", "fvd": value, "clips": [len(scored), len(other)], "i3d_sha256": sha256})

@@ -8,7 +8,7 @@ import typer
 from qdit.cli import steps
 from qdit.cli import video_search as cli_video_search
 from qdit.cli.evaluate import evaluate as evaluate_samples
-from qdit.cli.options import MINI, Device, Profile, Results, Threads, on_device, shipped, use_threads
+from qdit.cli.options import MINI, Device, Profile, Results, Threads, on_device, results_folder, shipped, use_threads
 from qdit.cli.sampling import INSTRUMENTS, ClipsPerPrompt, Suite, prompts_of
 
 MODEL = "stdit3-moving-digits"
@@ -145,7 +145,7 @@ def mp4(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     require_results(folder)
     for path in write_clip_files(loaded, table, folder, out):
         typer.echo(path)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from qdit.cli.options import MINI, Profile, Results
+from qdit.cli.options import MINI, Profile, Results, results_folder
 
 Words = list[str] | None
 PAGES = [Path("results/mini/ab.html")]
@@ -45,7 +45,7 @@ def ab(
     from qdit.workflow.profile import load_profile
 
     loaded = load_profile(*profile)
-    folder = results or Path("results", loaded["profile"])
+    folder = results_folder(loaded, results)
     contests = contests_of(
         loaded, table=table, settings=setting or (), forms=form or (), bits=bits or (), methods=method or ()
     )

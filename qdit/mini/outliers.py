@@ -187,17 +187,17 @@ def snapshot_files(path: Path, iterations: Collection[int] = ()) -> list[Path]:
     """
     files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     known = {int(file.stem): file for file in files if file.stem.isdecimal()}
-    chosen = files if not iterations else [file for number, file in known.items() if number in iterations]
-    if chosen and (lacking := sorted(set(iterations) - known.keys())):
+    selected_files = files if not iterations else [file for number, file in known.items() if number in iterations]
+    if selected_files and (lacking := sorted(set(iterations) - known.keys())):
         raise DataError(
             f"{path}: found no snapshot of iteration {lacking[0]}; it has {', '.join(map(str, known))}; take of these"
         )
-    if not chosen:
+    if not selected_files:
         raise DataError(
             f"{path}: found no snapshots{' of these iterations' if files else ''}; give the folder `snapshots` of a"
-            " training of dit-fashion (qdit train dit)"
+            " training (qdit train dit, dit-digits or dit-fashion)"
         )
-    return chosen
+    return selected_files
 
 
 def is_study(content: Any) -> bool:

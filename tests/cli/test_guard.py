@@ -73,10 +73,10 @@ def test_a_folder_without_permission_is_said_before_the_work(
     qdit: Qdit, inputs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A test may run as root, who may write everywhere. So the answer of the system is replaced for one folder."""
-    asked = os.access
+    os_access = os.access
 
     def access(path: Path, mode: int) -> bool:
-        return asked(path, mode) and not (Path(path).name == "flux" and mode & os.W_OK)
+        return os_access(path, mode) and not (Path(path).name == "flux" and mode & os.W_OK)
 
     monkeypatch.setattr(guard.os, "access", access)
     words = ["bench", "coverage", "--page", "page.md", "--out"]

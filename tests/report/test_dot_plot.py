@@ -113,8 +113,8 @@ def test_the_legend_ends_before_the_columns_and_above_the_axis(layout: Layout, p
 
 def colours(theme: str) -> dict[str, str]:
     """Name → value of the variables of a theme, in the order light, dark."""
-    part = template_text("colours.css.j2").split("prefers-color-scheme: dark")[theme == "dark"]
-    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", part.split("}")[0]))
+    rules_of_theme = template_text("colours.css.j2").split("prefers-color-scheme: dark")[theme == "dark"]
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{3,6});", rules_of_theme.split("}")[0]))
 
 
 def linear(colour: str) -> list[float]:
@@ -164,7 +164,7 @@ def test_the_two_themes_are_read_apart() -> None:
 def test_figures_of_matplotlib_repeat_no_look_either() -> None:
     """Labels that name no method, and the searches of one panel, many at once."""
     labels = [f"mine {number}" for number in range(20)]
-    found = looks([*method_looks(), *labels])
-    assert len({(look.colour, look.marker) for look in found.values()}) == len(found)
+    looks_by_label = looks([*method_looks(), *labels])
+    assert len({(look.colour, look.marker) for look in looks_by_label.values()}) == len(looks_by_label)
     searches = [look_of_search(number) for number in range(20)]
     assert len({(look["color"], look["marker"]) for look in searches}) == len(searches)

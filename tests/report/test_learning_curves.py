@@ -96,8 +96,8 @@ def test_long_names_have_room_beside_the_axis() -> None:
         shared = axes([log])
         assert shared is not None
         picture = panel(log, shared, "x")
-        place = float(re.search(rf'<text x="([\d.]+)" y="[\d.]+">{re.escape(name)}<', picture)[1])  # type: ignore[index]
-        return float(re.search(r'viewBox="0 0 ([\d.]+) ', picture)[1]) - place  # type: ignore[index]
+        left_edge = float(re.search(rf'<text x="([\d.]+)" y="[\d.]+">{re.escape(name)}<', picture)[1])  # type: ignore[index]
+        return float(re.search(r'viewBox="0 0 ([\d.]+) ', picture)[1]) - left_edge  # type: ignore[index]
 
     assert width("blocks.0") >= 8 * 6.5
     assert width("t_embedder.mlp.2") >= 16 * 6.5 and width("transformer_blocks.12.attn") >= 26 * 6.5

@@ -302,8 +302,8 @@ def test_what_json_does_not_have_is_refused_in_a_mapping_of_any_content(
     }
     validate(flux)
     content[where][key] = value
-    place = {"arguments": rf"settings\.{setting}\.call", "config": rf"models\.{model}\.pipeline"}[where]
-    with pytest.raises(ConfigError, match=rf"{place}\.{where}{message}"):
+    path_pattern = {"arguments": rf"settings\.{setting}\.call", "config": rf"models\.{model}\.pipeline"}[where]
+    with pytest.raises(ConfigError, match=rf"{path_pattern}\.{where}{message}"):
         validate(flux)
 
 
